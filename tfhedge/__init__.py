@@ -1,0 +1,49 @@
+"""Deep hedging in TensorFlow and Keras, with a second-order optimizer that makes it fast.
+
+The names below are imported when they are first used, so that `import tfhedge`, and with it
+`tfhedge --help`, does not wait for TensorFlow.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to `_HOMES`
+    from tfhedge.curvature.dhkfac import DHKFAC as DHKFAC
+    from tfhedge.hedging.claims import Cliquet as Cliquet
+    from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
+    from tfhedge.hedging.objectives import MeanVariance as MeanVariance
+    from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
+    from tfhedge.market.heston import Heston as Heston
+    from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
+    from tfhedge.serving.export import export as export
+    from tfhedge.training.hedger import DeepHedger as DeepHedger
+
+_HOMES = {
+    "DHKFAC": "tfhedge.curvature.dhkfac",
+    "Cliquet": "tfhedge.hedging.claims",
+    "DeepHedger": "tfhedge.training.hedger",
+    "FloatingGrid": "tfhedge.hedging.instruments",
+    "HedgingProblem": "tfhedge.hedging.problem",
+    "Heston": "tfhedge.market.heston",
+    "MeanVariance": "tfhedge.hedging.objectives",
+    "RecurrentPolicy": "tfhedge.policy.rollout",
+    "export": "tfhedge.serving.export",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name):
+    if name == "__version__":
+        value = version("tfhedge")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'tfhedge' has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

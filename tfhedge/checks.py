@@ -1,0 +1,80 @@
+"""Argument checks: a `ValueError` that quotes the argument, what was expected and what came."""
+
+import math
+from numbers import Integral, Real
+
+_BRACKETS = {"both": "[]", "left": "[)", "right": "(]", "neither": "()"}
+
+
+def positive(name, value):
+    """Returns `value` as a float if it is a finite real number above zero.
+
+    >>> positive("kappa", 8)
+    8.0
+    >>> positive("kappa", -1.0)
+    Traceback (most recent call last):
+    ValueError: Expected `kappa` to be a positive number. Received: kappa=-1.0
+    """
+    return _checked(name, value, value_is_real(value) and value > 0, "a positive number")
+
+
+def non_negative(name, value):
+    """Returns `value` as a float if it is a finite real number, zero or above.
+
+    >>> non_negative("v0", 0)
+    0.0
+    """
+    return _checked(name, value, value_is_real(value) and value >= 0, "a non-negative number")
+
+
+def in_range(name, value, low, high, closed="both"):
+    """Returns `value` as a float if it is a real number between `low` and `high`.
+
+    Args:
+        name: the argument's name, for the message.
+        value: the value to check.
+        low: lower end of the range.
+        high: upper end of the range.
+        closed: which ends belong to the range: `"both"`, `"left"`, `"right"` or `"neither"`.
+
+    Returns:
+        `float(value)`.
+
+    Raises:
+        ValueError: if `value` is no finite real number, or is out of the range.
+
+    >>> in_range("rho", -1, -1, 1, closed="neither")
+    Traceback (most recent call last):
+    ValueError: Expected `rho` to be a number in (-1, 1). Received: rho=-1
+    """
+    opening, closing = _BRACKETS[closed]
+    inside = (
+        value_is_real(value)
+        and (value >= low if opening == "[" else value > low)
+        and (value <= high if closing == "]" else value < high)
+    )
+    return _checked(name, value, inside, f"a number in {opening}{low}, {high}{closing}")
+
+
+def positive_integer(name, value):
+    """Returns `value` as an int if it is a whole number (an integer type) above zero.
+
+    >>> positive_integer("num_paths", 2048)
+    2048
+    >>> positive_integer("num_paths", 2.0)
+    Traceback (most recent call last):
+    ValueError: Expected `num_paths` to be a positive integer. Received: num_paths=2.0
+    """
+    valid = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+    return _checked(name, value, valid, "a positive integer", int)
+
+
+def value_is_real(value):
+    """Whether `value` is a finite real number; booleans, strings and tensors are not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked(name, value, valid, expectation, convert=float):
+    if not valid:
+        raise ValueError(f"Expected `{name}` to be {expectation}. Received: {name}={value!r}")
+    return convert(value)

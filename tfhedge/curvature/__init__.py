@@ -1,0 +1,1 @@
+"""Kronecker-factored curvature and the optimizer built on it; no finance in here."""

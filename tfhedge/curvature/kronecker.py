@@ -1,0 +1,142 @@
+"""Curvature of one layer: Kronecker factors, their eigenbasis, and a rescaled diagonal in it."""
+
+import tensorflow as tf
+
+
+class KroneckerBlock:
+    r"""The block of a layer s_t = W' [a_t; 1] whose weights W are used at every time step.
+
+    For pseudo-gradients g_t, whose covariance is the curvature, the block E[vec(DW) vec(DW)'] with
+    DW = sum_t [a_t; 1] g_t' has the Kronecker factors
+
+        A = T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ],      G = T^(-1/2) sum_t E[ g_t g_t' ]
+
+    of RNN-KFAC, eq. (8). In their eigenbases Q_A, Q_G the diagonal is estimated afresh, eq. (10),
+
+        D = E[ (Q_A' DW Q_G)^2 ],
+
+    and shrunk towards its mean, eq. (11), when a gradient V is preconditioned (lines 17 to 19):
+
+        Q_A ( (Q_A' V Q_G) / ((1 - rho) D + rho mean(D)) ) Q_G'.
+
+    All three expectations are exponential moving averages. When the eigenbases change, D moves along:
+    it becomes the diagonal, in the new basis, of the matrix that it stood for in the old one.
+
+    Matrices are laid out as Keras kernels, `[inputs, outputs]`, with the bias as last row.
+
+    Args:
+        kernel_shape: Shape of the layer's kernel.
+        use_bias: Whether the layer has a bias.
+        add_variable: Makes a state variable from a shape, an initializer and a name.
+
+    Reference: Mueller et al., sections 3.2 and 3.3; George et al. (2018) for the rescaling.
+    """
+
+    def __init__(self, kernel_shape, use_bias, add_variable):
+        num_inputs, num_outputs = kernel_shape
+        num_inputs += int(use_bias)
+        self.use_bias = use_bias
+        self.input_factor = add_variable((num_inputs, num_inputs), "zeros", "input_factor")
+        self.output_factor = add_variable((num_outputs, num_outputs), "zeros", "output_factor")
+        self.input_basis = add_variable((num_inputs, num_inputs), "identity", "input_basis")
+        self.output_basis = add_variable((num_outputs, num_outputs), "identity", "output_basis")
+        self.diagonal = add_variable((num_inputs, num_outputs), "zeros", "diagonal")
+
+    def update_factors(self, a, g, decay):
+        """Lines 5 and 11: moving averages of A and G.
+
+        Args:
+            a: Layer inputs, `[num_paths, num_steps, inputs]`.
+            g: Pseudo-gradients, `[num_paths, num_steps, outputs]`.
+            decay: Weight of the past.
+        """
+        a = self._homogeneous(a)
+        num_paths, num_steps = tf.unstack(tf.cast(tf.shape(a)[:2], a.dtype))
+        scale = num_paths * tf.sqrt(num_steps)
+        _average(self.input_factor, tf.einsum("nti,ntj->ij", a, a) / scale, decay)
+        _average(self.output_factor, tf.einsum("nti,ntj->ij", g, g) / scale, decay)
+
+    def update_eigenbasis(self):
+        """Line 14: eigenvectors of A and G, in float64; D is carried over to the new basis."""
+        rotations = []
+        for factor, basis in (
+            (self.input_factor, self.input_basis),
+            (self.output_factor, self.output_basis),
+        ):
+            _, vectors = tf.linalg.eigh(tf.cast(factor, tf.float64))
+            vectors = tf.cast(vectors, basis.dtype)
+            rotations.append(tf.matmul(vectors, basis, transpose_a=True) ** 2)
+            basis.assign(vectors)
+        input_rotation, output_rotation = rotations
+        self.diagonal.assign(
+            input_rotation @ tf.matmul(self.diagonal, output_rotation, transpose_b=True)
+        )
+
+    def update_diagonal(self, a, g, decay):
+        """Line 12: moving average of D, from the pseudo-gradient of each path.
+
+        The arguments are those of `update_factors`.
+        """
+        a = self._homogeneous(a) @ self.input_basis
+        g = g @ self.output_basis
+        per_path = tf.einsum("nti,nto->nio", a, g)
+        _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
+
+    def precondition(self, gradients, shrinkage):
+        """Lines 17 to 19 for the gradients of kernel and bias."""
+        matrix = tf.concat([tf.reshape(g, [-1, g.shape[-1]]) for g in gradients], axis=0)
+        rotated = tf.matmul(self.input_basis, matrix, transpose_a=True) @ self.output_basis
+        rotated /= shrink(self.diagonal, shrinkage)
+        matrix = self.input_basis @ tf.matmul(rotated, self.output_basis, transpose_b=True)
+        return [matrix[:-1], matrix[-1]] if self.use_bias else [matrix]
+
+    def _homogeneous(self, a):
+        return tf.concat([a, tf.ones_like(a[..., :1])], axis=-1) if self.use_bias else a
+
+
+class DiagonalBlock:
+    """The block of a layer s_t = w * a_t, elementwise: a diagonal, with the same shrinkage.
+
+    It answers to the methods of `KroneckerBlock`; its eigenbasis is the one it has.
+
+    Args:
+        size: Number of weights.
+        add_variable: Makes a state variable from a shape, an initializer and a name.
+    """
+
+    def __init__(self, size, add_variable):
+        self.diagonal = add_variable((size,), "zeros", "diagonal")
+
+    def update_factors(self, a, g, decay):
+        """Nothing to do: there are no factors."""
+
+    def update_eigenbasis(self):
+        """Nothing to do: the basis is that of the weights."""
+
+    def update_diagonal(self, a, g, decay):
+        """Moving average of the squared pseudo-gradient of each path."""
+        per_path = tf.einsum("nti,nti->ni", a, g)
+        _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
+
+    def precondition(self, gradients, shrinkage):
+        """Divides by the shrunk diagonal."""
+        return [gradients[0] / shrink(self.diagonal, shrinkage)]
+
+
+def shrink(diagonal, intensity):
+    """Linear shrinkage towards the mean, eq. (11): (1 - rho) D + rho mean(D).
+
+    A diagonal that is all zero, as that of a layer without influence, becomes one.
+
+    Example:
+
+    >>> shrink(tf.constant([0.0, 1.0]), 0.2).numpy().round(6).tolist()
+    [0.1, 0.9]
+    """
+    mean = tf.reduce_mean(diagonal)
+    mean = tf.where(mean > 0.0, mean, tf.ones_like(mean))
+    return (1.0 - intensity) * diagonal + intensity * mean
+
+
+def _average(variable, value, decay):
+    variable.assign(decay * variable + (1.0 - decay) * value)

@@ -1,0 +1,1 @@
+"""From profits and losses to statistics, and from statistics to figures."""

@@ -1,0 +1,97 @@
+"""How well a policy hedges, beside no hedge and beside itself without its option trades."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class HedgeStatistics:
+    """One row of a report; amounts in units of the claim's notional.
+
+    Attributes:
+        mean: Mean of the P&L before costs, without the premium received for the claim.
+        std: Its standard deviation.
+        expected_shortfall: Mean loss in the worst 1 % of the paths, before costs.
+        cost: Mean transaction costs.
+        loss: The problem's objective.
+    """
+
+    mean: float
+    std: float
+    expected_shortfall: float
+    cost: float
+    loss: float
+
+    @classmethod
+    def of(cls, pnl, cost, objective):
+        """Statistics of paths with P&L before costs and costs, each `[num_paths]`.
+
+        Example:
+
+        >>> from tfhedge.hedging.objectives import MeanVariance
+        >>> pnl, cost = np.array([0.01, -0.03]), np.array([0.001, 0.003])
+        >>> HedgeStatistics.of(pnl, cost, MeanVariance(risk_aversion=100.0))
+        HedgeStatistics(mean=-0.01, std=0.02, expected_shortfall=0.03, cost=0.002, loss=0.042)
+        """
+        pnl, cost = np.asarray(pnl, np.float64), np.asarray(cost, np.float64)
+        worst = np.sort(pnl)[: max(1, round(0.01 * pnl.size))]
+        figures = (pnl.mean(), pnl.std(), -worst.mean(), cost.mean())
+        loss = objective.loss_of_moments(pnl.var(), cost.mean())
+        return cls(*(float(figure) for figure in (*figures, loss)))
+
+
+@dataclasses.dataclass(frozen=True)
+class HedgeReport:
+    """P&L, costs and statistics by strategy; `print(report)` shows the statistics as a table.
+
+    Attributes:
+        pnl: P&L before costs by strategy, each `[num_paths]`.
+        statistics: `HedgeStatistics` by strategy.
+    """
+
+    pnl: dict[str, np.ndarray]
+    statistics: dict[str, HedgeStatistics]
+
+    def __str__(self):
+        head = f"{'':<30}{'mean':>10}{'std':>10}{'1% ES':>10}{'cost':>10}{'loss':>10}"
+        rows = [
+            f"{name:<30}{row.mean:>10.5f}{row.std:>10.5f}{row.expected_shortfall:>10.5f}"
+            f"{row.cost:>10.5f}{row.loss:>10.4f}"
+            for name, row in self.statistics.items()
+        ]
+        return "\n".join([head, *rows])
+
+
+NO_HEDGE = "no hedge"
+WITHOUT_OPTIONS = "learned, without its options"
+LEARNED = "learned"
+
+
+def evaluate_hedge(problem, policy, dataset):
+    """Runs a policy over a dataset of episodes.
+
+    Args:
+        problem: The `HedgingProblem`.
+        policy: A function from features to actions.
+        dataset: Batches as `problem.dataset` makes them.
+
+    Returns:
+        A `HedgeReport` on no hedge, the policy without its option trades (its trades in the
+        underlying are those it makes with them), and the policy.
+    """
+    underlying_only = np.eye(1, problem.num_instruments, dtype=np.float32)
+
+    @tf.function(reduce_retracing=True)
+    def outcomes(features, returns, payoff):
+        actions = policy(features)
+        strategies = (tf.zeros_like(actions), actions * underlying_only, actions)
+        return [(problem.pnl(u, returns, payoff), problem.cost(u)) for u in strategies]
+
+    batches = [outcomes(features, *targets) for features, targets in dataset]
+    pnl, statistics = {}, {}
+    for name, parts in zip((NO_HEDGE, WITHOUT_OPTIONS, LEARNED), zip(*batches, strict=True)):
+        pnl[name], cost = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        statistics[name] = HedgeStatistics.of(pnl[name], cost, problem.objective)
+    return HedgeReport(pnl, statistics)

@@ -1,0 +1,1 @@
+"""What is hedged, with what, and how the result is judged."""

@@ -1,0 +1,99 @@
+"""Liabilities: what a path pays, and what of it a hedger watches."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from tfhedge import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Cliquet:
+    r"""A locally capped, globally floored cliquet.
+
+    With reset dates tau_j = j * period, j = 1..m (in steps), it pays at T = m * period
+
+        psi(x) = max( sum_j min( x_{tau_j} / x_{tau_{j-1}} - 1, cap ), 0 ).
+
+    Args:
+        num_periods: Number of periods m.
+        period: Length of a period in time steps.
+        cap: Cap on the return of a single period, a positive fraction (0.015 is 1.5 %).
+
+    Raises:
+        ValueError: If a count is not a positive integer or the cap is not positive.
+
+    Example:
+
+    >>> cliquet = Cliquet(num_periods=2, period=1, cap=0.015)
+    >>> cliquet.payoff([[1.0, 1.01, 1.0504], [1.0, 0.9, 0.91]]).numpy().round(4).tolist()
+    [0.025, 0.0]
+
+    Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, section 2.1.
+    """
+
+    num_periods: int
+    period: int
+    cap: float
+
+    def __post_init__(self):
+        checks.positive_integer("num_periods", self.num_periods)
+        checks.positive_integer("period", self.period)
+        checks.positive("cap", self.cap)
+
+    @classmethod
+    def from_paper(cls):
+        """Twelve periods of 20 days, capped at 1.5 % (section 4.1)."""
+        return cls(num_periods=12, period=20, cap=0.015)
+
+    @property
+    def num_steps(self):
+        """The maturity T in time steps."""
+        return self.num_periods * self.period
+
+    def payoff(self, spot):
+        """The amount paid at maturity.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+
+        Returns:
+            Payoff as a fraction of the notional, `[num_paths]`.
+        """
+        spot = tf.convert_to_tensor(spot)
+        fixings = spot[:, :: self.period]
+        capped = tf.minimum(fixings[:, 1:] / fixings[:, :-1] - 1.0, self.cap)
+        return tf.nn.relu(tf.reduce_sum(capped, axis=1))
+
+    def features(self, spot):
+        """What a hedger of this claim sees at each time before maturity.
+
+        The clock (the share of the claim's life gone by, and the place within the current period
+        as sine and cosine of its first two harmonics), the log-return of the underlying since the
+        last reset, which with the spot itself says what the spot was then, and the payoff if the
+        claim matured now.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]` or without the last column,
+                which no hedger sees in time.
+
+        Returns:
+            Features, `[num_paths, num_steps, 7]`.
+        """
+        spot = tf.convert_to_tensor(spot)[:, : self.num_steps]
+        by_period = tf.reshape(spot, [-1, self.num_periods, self.period])
+        resets = by_period[:, :, :1]
+        since_reset = by_period / resets
+        finished = tf.minimum(resets[:, 1:] / resets[:, :-1] - 1.0, self.cap)
+        accrued = tf.pad(tf.cumsum(finished, axis=1), [[0, 0], [1, 0], [0, 0]])
+        payoff_now = tf.nn.relu(accrued + tf.minimum(since_reset - 1.0, self.cap))
+        path = tf.reshape(
+            tf.stack([tf.math.log(since_reset), payoff_now], axis=-1), [-1, self.num_steps, 2]
+        )
+        step = tf.range(self.num_steps, dtype=spot.dtype)
+        phase = 2.0 * math.pi * step / self.period
+        clock = [step / self.num_steps]
+        clock += [wave(k * phase) for k in (1, 2) for wave in (tf.sin, tf.cos)]
+        clock = tf.broadcast_to(tf.stack(clock, axis=-1), [tf.shape(spot)[0], self.num_steps, 5])
+        return tf.concat([clock, path], axis=-1)

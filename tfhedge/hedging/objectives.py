@@ -1,0 +1,102 @@
+"""Hedging objectives: a value, and the curvature in the actions that a preconditioner needs."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfhedge import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanVariance:
+    r"""Variance of the terminal P&L and expected transaction costs, eq. (3):
+
+        loss = gamma Var(Gamma_T - psi) + E[C_T].
+
+    Its curvature in the actions u of one path is the Hessian of a surrogate in which the costs
+    are quadratic and the batch's mean P&L is a constant, eq. (12):
+
+        H_u = 2 gamma r r' + 2 diag(c~, ..., c~),      c~ = 8 c.
+
+    Args:
+        risk_aversion: The weight gamma of the variance.
+        quadratic_cost: The ratio c~ / c.
+
+    Raises:
+        ValueError: If an argument is not positive.
+
+    Example:
+
+    >>> objective = MeanVariance(risk_aversion=1000.0)
+    >>> float(objective.loss(pnl=tf.constant([-0.01, 0.01]), cost=tf.constant([0.002, 0.004])))
+    0.103...
+
+    Reference: Mueller et al., sections 2.1 and 3.3.
+    """
+
+    risk_aversion: float
+    quadratic_cost: float = 8.0
+
+    def __post_init__(self):
+        checks.positive("risk_aversion", self.risk_aversion)
+        checks.positive("quadratic_cost", self.quadratic_cost)
+
+    def loss(self, pnl, cost):
+        """The objective of a sample of paths.
+
+        Args:
+            pnl: Terminal P&L before costs, Gamma_T - psi, `[num_paths]`.
+            cost: Transaction costs C_T, `[num_paths]`.
+
+        Returns:
+            The loss, a scalar.
+        """
+        return self.loss_of_moments(tf.math.reduce_variance(pnl), tf.reduce_mean(cost))
+
+    def loss_of_moments(self, pnl_variance, mean_cost):
+        """The objective, from the variance of the P&L and the mean of the costs."""
+        return self.risk_aversion * pnl_variance + mean_cost
+
+    def pseudo_gradient(self, returns, costs, seed):
+        """Random vectors LZ with covariance H_u, one for each path.
+
+        With a standard normal scalar e and vector Z, the sum sqrt(2 gamma) e r + sqrt(2 c~) Z has
+        exactly the covariance of eq. (12), without a Cholesky factor of H_u.
+
+        Args:
+            returns: r_{t,T}, `[num_paths, num_steps, num_instruments]`.
+            costs: Cost per unit traded, `[num_instruments]`.
+            seed: Stateless seed, `[2]`.
+
+        Returns:
+            Samples of the shape of `returns`.
+        """
+        num_paths, dtype = tf.shape(returns)[:1], returns.dtype
+        common, own = tf.unstack(tf.random.split(seed))
+        common = tf.random.stateless_normal(num_paths, common, dtype=dtype)[:, None, None]
+        own = tf.random.stateless_normal(tf.shape(returns), own, dtype=dtype)
+        quadratic_costs = tf.cast(self.quadratic_cost * costs, dtype)
+        return (
+            tf.sqrt(2.0 * tf.cast(self.risk_aversion, dtype)) * common * returns
+            + tf.sqrt(2.0 * quadratic_costs) * own
+        )
+
+    def curvature_gram(self, changes, returns, costs):
+        """The matrix of the products x_i' H_u x_j, averaged over paths.
+
+        Args:
+            changes: A list of changes x_i of the actions, each
+                `[num_paths, num_steps, num_instruments]`.
+            returns: r_{t,T}, of the same shape.
+            costs: Cost per unit traded, `[num_instruments]`.
+
+        Returns:
+            `[len(changes), len(changes)]`.
+        """
+        changes = tf.stack(changes)
+        num_paths = tf.cast(tf.shape(returns)[0], changes.dtype)
+        gains = tf.einsum("knti,nti->kn", changes, returns)
+        variance = self.risk_aversion * tf.matmul(gains, gains, transpose_b=True)
+        weighted = changes * tf.cast(self.quadratic_cost * costs, changes.dtype)
+        cost = tf.einsum("knti,lnti->kl", weighted, changes)
+        return 2.0 * (variance + cost) / num_paths

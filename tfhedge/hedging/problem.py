@@ -1,0 +1,167 @@
+"""A hedging problem: a market, a liability, what can be traded, and how the result is judged."""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+from tfhedge import checks
+from tfhedge.hedging.claims import Cliquet
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.market.heston import Heston
+from tfhedge.market.simulation import simulate
+
+
+@dataclasses.dataclass(frozen=True)
+class HedgingProblem:
+    """Sell a claim, hedge it to maturity, and be judged on the terminal P&L.
+
+    Args:
+        market: The market model, such as `Heston`.
+        claim: The liability, such as `Cliquet`; it sets the number of steps T.
+        instruments: What can be traded, such as `FloatingGrid`.
+        objective: How a P&L and its costs are judged, such as `MeanVariance`.
+        dt: Length of a time step in years.
+
+    Raises:
+        ValueError: If `dt` is not positive.
+
+    Example:
+
+    >>> problem = HedgingProblem.from_paper()
+    >>> features, (returns, payoff) = problem.episodes(num_paths=3, seed=1)
+    >>> features.shape, returns.shape, payoff.shape
+    (TensorShape([3, 240, 9]), TensorShape([3, 240, 20]), TensorShape([3]))
+    """
+
+    market: Heston
+    claim: Cliquet
+    instruments: FloatingGrid
+    objective: MeanVariance
+    dt: float = 1.0 / 250.0
+
+    def __post_init__(self):
+        checks.positive("dt", self.dt)
+
+    @classmethod
+    def from_paper(cls):
+        """The cliquet of section 4.1: 240 daily steps, 20 instruments, gamma = 1000."""
+        return cls(
+            market=Heston.from_paper(),
+            claim=Cliquet.from_paper(),
+            instruments=FloatingGrid.from_paper(),
+            objective=MeanVariance(risk_aversion=1000.0),
+        )
+
+    @property
+    def num_steps(self):
+        """Number of trading times T."""
+        return self.claim.num_steps
+
+    @property
+    def num_instruments(self):
+        """Number of instruments d."""
+        return self.instruments.num_instruments
+
+    @functools.cached_property
+    def availability(self):
+        """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
+        return self.instruments.availability(self.num_steps)
+
+    @functools.cached_property
+    def _premiums(self):
+        with tf.init_scope():
+            return self.instruments.premiums(self.market, self.dt)
+
+    @functools.cached_property
+    def _feature_moments(self):
+        # Constants of the problem: one fixed sample, whatever the seed of the training.
+        with tf.init_scope():
+            raw = self._raw_features(*self.simulate(num_paths=2048, seed=(0, 2**31 - 1)))
+            mean, variance = tf.nn.moments(raw, axes=[0, 1])
+            return mean.numpy(), variance.numpy() ** 0.5
+
+    def simulate(self, num_paths, seed, first_path=0):
+        """Market paths; path i is the same in whatever batch it comes.
+
+        Args:
+            num_paths: Number of paths.
+            seed: An integer, or a pair of them to tell streams of one seed apart.
+            first_path: Index of the first of these paths in the stream.
+
+        Returns:
+            spot and variance, each `[num_paths, num_steps + 1]`.
+        """
+        seed = seed if isinstance(seed, (tuple, list)) else (seed, 0)
+        return simulate(self.market, num_paths, self.num_steps, self.dt, seed, first_path)
+
+    def features(self, spot, variance):
+        """What the hedger observes: the claim's features, the spot and the volatility.
+
+        Each feature is centred and scaled by its mean and standard deviation over a fixed sample
+        of paths and all times.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps]` or with the final price too.
+            variance: Instantaneous variance, of the same shape.
+
+        Returns:
+            Features, `[num_paths, num_steps, num_features]`.
+        """
+        mean, scale = self._feature_moments
+        return (self._raw_features(spot, variance) - mean) / scale
+
+    def _raw_features(self, spot, variance):
+        market = tf.stack([tf.math.log(spot / self.market.spot), tf.sqrt(variance)], axis=-1)
+        return tf.concat([self.claim.features(spot), market[:, : self.num_steps]], axis=-1)
+
+    def episodes(self, num_paths, seed, first_path=0):
+        """Simulated paths with all that training and evaluation need of them.
+
+        Args:
+            num_paths: Number of paths.
+            seed: An integer, or a pair of them to tell streams of one seed apart.
+            first_path: Index of the first of these paths in the stream.
+
+        Returns:
+            `(features, (returns, payoff))`, with shapes `[num_paths, num_steps, num_features]`,
+            `[num_paths, num_steps, num_instruments]` and `[num_paths]`.
+        """
+        spot, variance = self.simulate(num_paths, seed, first_path)
+        returns = self.instruments.returns(spot, self._premiums(variance[:, :-1]))
+        return self.features(spot, variance), (returns, self.claim.payoff(spot))
+
+    def dataset(self, num_paths, batch_size, seed=0):
+        """Episodes in batches, simulated while they are consumed.
+
+        Args:
+            num_paths: Number of paths; an epoch goes through them in order.
+            batch_size: Paths in a batch; the last batch may be smaller.
+            seed: An integer, or a pair of them to tell streams of one seed apart.
+
+        Returns:
+            A `tf.data.Dataset` of what `episodes` returns.
+
+        Raises:
+            ValueError: If a number is not a positive integer.
+        """
+        checks.positive_integer("num_paths", num_paths)
+        checks.positive_integer("batch_size", batch_size)
+        num_full, rest = divmod(num_paths, batch_size)
+        batches = tf.data.Dataset.range(num_full).map(
+            lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size)
+        )
+        if rest:
+            last = tf.data.Dataset.from_tensors(tf.constant(num_full * batch_size, tf.int64))
+            last = last.map(lambda first_path: self.episodes(rest, seed, first_path))
+            batches = batches.concatenate(last) if num_full else last
+        return batches.prefetch(1)
+
+    def pnl(self, actions, returns, payoff):
+        """Terminal P&L before costs, Gamma_T(u) - psi, `[num_paths]`."""
+        return tf.einsum("nti,nti->n", actions, returns) - payoff
+
+    def cost(self, actions):
+        """Transaction costs C_T(u), `[num_paths]`."""
+        return tf.einsum("nti,i->n", tf.abs(actions), self.instruments.costs)

@@ -1,0 +1,1 @@
+"""Markets: a model of spot and variance, its paths and its vanilla option prices."""

@@ -1,0 +1,1 @@
+"""The recurrent policy: one time step, and all of them."""

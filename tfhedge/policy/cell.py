@@ -1,0 +1,145 @@
+"""One time step of the hedging policy."""
+
+import keras
+from keras import ops
+
+from tfhedge import checks
+from tfhedge.numerics import symexp
+
+
+class Scale(keras.layers.Layer):
+    """Multiplies each feature by a trainable scale: the gain of an RMSNorm."""
+
+    def build(self, input_shape):
+        """Creates the scale, one number for each feature, initially 1."""
+        self.scale = self.add_weight(shape=input_shape[-1:], initializer="ones", name="scale")
+
+    def call(self, inputs):
+        """Scales `inputs`, `[..., num_features]`."""
+        return inputs * self.scale
+
+
+class HedgeCell(keras.layers.Layer):
+    r"""The recurrent policy (u_t, h_t) = pi(I_t, u_{t-1}, h_{t-1}) of eq. (5), section 4.1.
+
+    With availability mask m_t,
+
+        x_0 = W^I I_t + W^u u_{t-1} + b
+        x_l = x_{l-1} + LSTM_l( RMSNorm_l(x_{l-1}) ),      l = 1..num_blocks
+        u_t = m_t * symexp( W x + b ).
+
+    The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
+    hardly trades. All weights sit in layers that apply one matrix or one scale to an input a_t:
+    `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t, which
+    is all that Kronecker-factored curvature needs to know of the network.
+
+    Args:
+        num_instruments: Number of instruments d.
+        units: Width of the LSTM blocks.
+        num_blocks: Number of residual blocks.
+
+    Call arguments:
+        inputs: Availability and features side by side,
+            `[num_paths, num_instruments + num_features]`.
+        states: The last action, then hidden state and carry of each block.
+
+    Returns:
+        The action, `[num_paths, num_instruments]`, and the next states.
+
+    Reference: Mueller et al., section 4.1; Hochreiter and Schmidhuber (1997); Zhang and Sennrich
+    (2019) for RMSNorm; Hafner et al. (2023) for symexp.
+    """
+
+    def __init__(self, num_instruments, units=32, num_blocks=4, **kwargs):
+        super().__init__(**kwargs)
+        self.num_instruments = checks.positive_integer("num_instruments", num_instruments)
+        self.units = checks.positive_integer("units", units)
+        self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
+        self.state_size = [num_instruments] + [units, units] * num_blocks
+        self.output_size = num_instruments
+
+        def dense(size, name, **options):
+            return keras.layers.Dense(size, dtype=self.dtype_policy, name=name, **options)
+
+        he_scaled_by_1e_3 = keras.initializers.VarianceScaling(2.0 * 1e-3**2, mode="fan_in")
+        self.linear_layers = [dense(units, "inlet")]
+        for block in range(num_blocks):
+            self.linear_layers += [
+                Scale(dtype=self.dtype_policy, name=f"scale_{block}"),
+                dense(4 * units, f"gates_{block}"),
+            ]
+        self.linear_layers += [
+            dense(num_instruments, "outlet", kernel_initializer=he_scaled_by_1e_3)
+        ]
+
+    @property
+    def linear_sizes(self):
+        """The output sizes of the linear layers."""
+        return [self.units, *[self.units, 4 * self.units] * self.num_blocks, self.num_instruments]
+
+    def build(self, input_shape):
+        """Creates the weights for inputs of `[num_paths, num_instruments + num_features]`."""
+        # Availability and features come in; last action and features enter the first layer.
+        inlet, *blocks, outlet = self.linear_layers
+        inlet.build(input_shape)
+        for scale, gates in zip(blocks[::2], blocks[1::2], strict=True):
+            scale.build((None, self.units))
+            gates.build((None, 2 * self.units))
+        outlet.build((None, self.units))
+
+    def call(self, inputs, states):
+        """The action and the next states."""
+        action, states, _ = self.step(inputs, states)
+        return action, states
+
+    def step(self, inputs, states, probes=None):
+        """One step that also hands out the input a_t of every linear layer.
+
+        Args:
+            inputs: As for a call.
+            states: As for a call.
+            probes: Tensors to add to the linear layers' products, in the order of `linear_layers`.
+
+        Returns:
+            action, states, and the list of layer inputs.
+        """
+        layer_inputs = []
+
+        def linear(a):
+            index = len(layer_inputs)
+            layer_inputs.append(a)
+            product = self.linear_layers[index](a)
+            return product if probes is None else product + probes[index]
+
+        last_action, *memory = states
+        available, features = ops.split(inputs, [self.num_instruments], axis=-1)
+        x = linear(ops.concatenate([last_action, features], axis=-1))
+        next_memory = []
+        for block in range(self.num_blocks):
+            hidden, carry = memory[2 * block : 2 * block + 2]
+            normalized = linear(ops.rms_normalization(x))
+            gates = linear(ops.concatenate([normalized, hidden], axis=-1))
+            hidden, carry = lstm(gates, carry)
+            next_memory += [hidden, carry]
+            x = x + hidden
+        action = available * symexp(linear(x))
+        return action, [action, *next_memory], layer_inputs
+
+    def get_config(self):
+        """The arguments that make this cell again."""
+        return {
+            **super().get_config(),
+            "num_instruments": self.num_instruments,
+            "units": self.units,
+            "num_blocks": self.num_blocks,
+        }
+
+
+def lstm(gates, carry):
+    """The LSTM's nonlinearity: from the products of its four gates to hidden state and carry.
+
+    The forget gate's bias counts from 1, as is usual, so that memory persists at the start.
+    """
+    write, forget, candidate, read = ops.split(gates, 4, axis=-1)
+    carry = ops.sigmoid(forget + 1.0) * carry + ops.sigmoid(write) * ops.tanh(candidate)
+    return ops.sigmoid(read) * ops.tanh(carry), carry

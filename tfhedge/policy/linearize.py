@@ -1,0 +1,102 @@
+"""How the actions of a policy change with its weights: what second-order optimization asks.
+
+Both functions unroll the policy once more for a subset of the paths. Inside, time comes first.
+"""
+
+import tensorflow as tf
+
+
+def pseudo_gradients(policy, features, availability, cotangent):
+    """Backpropagates <cotangent, u> to the product s_t = W a_t of every linear layer.
+
+    Args:
+        policy: A built `RecurrentPolicy`.
+        features: `[num_paths, num_steps, num_features]`.
+        availability: `[num_steps, num_instruments]`.
+        cotangent: Weights of the actions, `[num_paths, num_steps, num_instruments]`.
+
+    Returns:
+        For each of `policy.cell.linear_layers`, its inputs a_t and the gradients
+        g_t = d<cotangent, u>/ds_t, each `[num_paths, num_steps, size]`.
+    """
+    cell = policy.cell
+    inputs = _swap_time(policy.cell_inputs(features, availability))
+    num_steps, num_paths = tf.unstack(tf.shape(inputs)[:2])
+    probes = [tf.zeros([num_steps, num_paths, size], inputs.dtype) for size in cell.linear_sizes]
+
+    def step(inputs, states):
+        inputs, *probes = inputs
+        action, states, layer_inputs = cell.step(inputs, states, probes)
+        return [action, *layer_inputs], states
+
+    with tf.GradientTape() as tape:
+        tape.watch(probes)
+        actions, *layer_inputs = _unroll(step, [inputs, *probes], _initial_states(cell, inputs))
+        pseudo_loss = tf.reduce_sum(actions * _swap_time(cotangent))
+    gradients = tape.gradient(pseudo_loss, probes)
+    return [(_swap_time(a), _swap_time(g)) for a, g in zip(layer_inputs, gradients, strict=True)]
+
+
+def action_derivatives(policy, features, availability, directions):
+    """Derivatives of the actions along directions in the space of weights: J v, exactly.
+
+    Forward mode: each state travels with its derivatives. The accumulator lives within one time
+    step, where there is no loop for it to see.
+
+    Args:
+        policy: A built `RecurrentPolicy`.
+        features: `[num_paths, num_steps, num_features]`.
+        availability: `[num_steps, num_instruments]`.
+        directions: A list of directions, each a list of tensors of the shapes of
+            `policy.trainable_variables`.
+
+    Returns:
+        For each direction, the change of the actions,
+        `[num_paths, num_steps, num_instruments]`.
+    """
+    cell = policy.cell
+    inputs = _swap_time(policy.cell_inputs(features, availability))
+    weights = [variable.value for variable in policy.trainable_variables]
+
+    def step(inputs, states):
+        states, *tangents = states
+        next_tangents = []
+        for direction, tangent in zip(directions, tangents, strict=True):
+            with tf.autodiff.ForwardAccumulator([*weights, *states], [*direction, *tangent]) as jvp:
+                _, next_states, _ = cell.step(inputs[0], states)
+            next_tangents.append([jvp.jvp(state, "zero") for state in next_states])
+        changes = [action for action, *_ in next_tangents]
+        return changes, [next_states, *next_tangents]
+
+    zeros = _initial_states(cell, inputs)
+    changes = _unroll(step, [inputs], [zeros] * (1 + len(directions)))
+    return [_swap_time(change) for change in changes]
+
+
+def _swap_time(x):
+    return tf.transpose(x, [1, 0, 2])
+
+
+def _initial_states(cell, inputs):
+    return [tf.zeros([tf.shape(inputs)[1], size], inputs.dtype) for size in cell.state_size]
+
+
+def _unroll(step, sequences, states):
+    """Stacked outputs of `outputs, states = step(inputs, states)` along the first axis."""
+    num_steps = sequences[0].shape[0]
+    arrays = [
+        tf.TensorArray(x.dtype, num_steps, element_shape=x.shape[1:]).unstack(x) for x in sequences
+    ]
+    first_outputs, _ = step([x[0] for x in sequences], states)
+    outputs = [
+        tf.TensorArray(x.dtype, num_steps, element_shape=x.shape) for x in first_outputs
+    ]
+
+    def body(t, states, outputs):
+        values, states = step([array.read(t) for array in arrays], states)
+        return t + 1, states, [o.write(t, v) for o, v in zip(outputs, values, strict=True)]
+
+    *_, outputs = tf.while_loop(
+        lambda t, *_: t < num_steps, body, [0, states, outputs], maximum_iterations=num_steps
+    )
+    return [array.stack() for array in outputs]

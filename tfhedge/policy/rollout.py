@@ -1,0 +1,65 @@
+"""The policy over all time steps."""
+
+import keras
+from keras import ops
+
+from tfhedge import checks
+from tfhedge.policy.cell import HedgeCell
+
+
+@keras.saving.register_keras_serializable("tfhedge")
+class RecurrentPolicy(keras.layers.Layer):
+    """A `HedgeCell` unrolled over time: from what is observed to all trades of a path.
+
+    Args:
+        units: Width of the LSTM blocks.
+        num_blocks: Number of residual LSTM blocks.
+
+    Call arguments:
+        features: `[num_paths, num_steps, num_features]`.
+        availability: Which instrument can be traded when, 1 or 0,
+            `[num_steps, num_instruments]`.
+
+    Returns:
+        Actions, `[num_paths, num_steps, num_instruments]`.
+
+    Raises:
+        ValueError: If a size is not a positive integer.
+
+    Example:
+
+    >>> import numpy as np
+    >>> policy = RecurrentPolicy(units=8, num_blocks=2)
+    >>> policy(np.zeros([5, 3, 2]), availability=np.ones([3, 4])).shape
+    TensorShape([5, 3, 4])
+    """
+
+    def __init__(self, units=32, num_blocks=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = checks.positive_integer("units", units)
+        self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
+
+    def build(self, features_shape, availability_shape):
+        """Creates the cell once the numbers of features and instruments are known."""
+        num_instruments = availability_shape[-1]
+        self.cell = HedgeCell(
+            num_instruments, self.units, self.num_blocks, dtype=self.dtype_policy, name="cell"
+        )
+        self.rnn = keras.layers.RNN(
+            self.cell, return_sequences=True, dtype=self.dtype_policy, name="rnn"
+        )
+        self.rnn.build((*features_shape[:-1], num_instruments + features_shape[-1]))
+
+    def call(self, features, availability):
+        """All actions of each path."""
+        return self.rnn(self.cell_inputs(features, availability))
+
+    def cell_inputs(self, features, availability):
+        """Availability and features side by side, as the cell takes them at each step."""
+        shape = (*ops.shape(features)[:2], availability.shape[-1])
+        availability = ops.broadcast_to(ops.cast(availability, self.compute_dtype), shape)
+        return ops.concatenate([availability, features], axis=-1)
+
+    def get_config(self):
+        """The arguments that make this policy again."""
+        return {**super().get_config(), "units": self.units, "num_blocks": self.num_blocks}

@@ -1,0 +1,61 @@
+"""The Gauss-Newton matrix B = E[J' H_u J] of a policy on a hedging problem, eq. (12)."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.policy.linearize import action_derivatives, pseudo_gradients
+from tfhedge.policy.rollout import RecurrentPolicy
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussNewton:
+    """The curvature of one batch, as `DHKFAC` asks for it.
+
+    Args:
+        problem: The hedging problem, whose objective supplies H_u.
+        policy: The policy, whose Jacobian is J.
+        features: The batch's features, `[num_paths, num_steps, num_features]`.
+        returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+    """
+
+    problem: HedgingProblem
+    policy: RecurrentPolicy
+    features: tf.Tensor
+    returns: tf.Tensor
+
+    def sample(self, num_paths, seed):
+        """Inputs a_t and pseudo-gradients g_t of each layer, for the first paths of the batch.
+
+        The pseudo-gradients are those of <LZ, u> with L L' = H_u, so that J' L Z has covariance B.
+
+        Args:
+            num_paths: Number of paths.
+            seed: Stateless seed of Z.
+
+        Returns:
+            Pairs `(a, g)`, each `[num_paths, num_steps, size]`.
+        """
+        features, returns = self.features[:num_paths], self.returns[:num_paths]
+        costs = self.problem.instruments.costs
+        cotangent = self.problem.objective.pseudo_gradient(returns, costs, seed)
+        return pseudo_gradients(self.policy, features, self.problem.availability, cotangent)
+
+    def gram(self, directions, num_paths):
+        """The matrix of v_i' B v_j, estimated on the first paths of the batch.
+
+        Args:
+            directions: Directions v_i in the space of the weights.
+            num_paths: Number of paths.
+
+        Returns:
+            `[num_directions, num_directions]`.
+        """
+        features, returns = self.features[:num_paths], self.returns[:num_paths]
+        changes = action_derivatives(
+            self.policy, features, self.problem.availability, directions
+        )
+        return self.problem.objective.curvature_gram(
+            changes, returns, self.problem.instruments.costs
+        )

@@ -1,0 +1,145 @@
+"""The Keras model that learns to hedge."""
+
+import keras
+import tensorflow as tf
+
+from tfhedge.curvature.dhkfac import DHKFAC
+from tfhedge.evaluation.report import evaluate_hedge
+from tfhedge.training.gauss_newton import GaussNewton
+
+
+class HedgeMetric(keras.metrics.Metric):
+    """Loss, standard deviation of the P&L and mean cost, over all paths seen.
+
+    Sums are kept in float64, and the variance is that of all paths together, not a mean of the
+    variances of batches.
+
+    Args:
+        objective: The objective that the loss is computed by.
+    """
+
+    def __init__(self, objective, name="hedge"):
+        super().__init__(name=name)
+        self.objective = objective
+        self.num_paths = self._add_sum("num_paths")
+        self.pnl = self._add_sum("pnl")
+        self.squared_pnl = self._add_sum("squared_pnl")
+        self.cost = self._add_sum("cost")
+
+    def _add_sum(self, name):
+        return self.add_weight(shape=(), initializer="zeros", dtype="float64", name=name)
+
+    def update_state(self, pnl, cost):
+        """Adds paths with P&L before costs and costs, each `[num_paths]`."""
+        pnl, cost = tf.cast(pnl, tf.float64), tf.cast(cost, tf.float64)
+        self.num_paths.assign_add(tf.cast(tf.size(pnl), tf.float64))
+        self.pnl.assign_add(tf.reduce_sum(pnl))
+        self.squared_pnl.assign_add(tf.reduce_sum(pnl**2))
+        self.cost.assign_add(tf.reduce_sum(cost))
+
+    def result(self):
+        """`{"loss", "pnl_std", "cost"}` of the paths seen so far."""
+        mean, square, cost = (
+            tf.math.divide_no_nan(total.value, self.num_paths.value)
+            for total in (self.pnl, self.squared_pnl, self.cost)
+        )
+        variance = tf.maximum(square - mean**2, 0.0)
+        loss = self.objective.loss_of_moments(variance, cost)
+        return {"loss": loss, "pnl_std": tf.sqrt(variance), "cost": cost}
+
+
+class DeepHedger(keras.Model):
+    """Trains a policy on a hedging problem.
+
+    An ordinary Keras model: `compile` with a `DHKFAC` or any other Keras optimizer, `fit` on
+    `problem.dataset(...)`. The loss is the problem's objective on each batch, the metrics are
+    `loss`, `pnl_std` and `cost`.
+
+    Args:
+        problem: The `HedgingProblem`.
+        policy: The policy, such as `RecurrentPolicy`.
+
+    Call arguments:
+        features: `[num_paths, num_steps, num_features]`, as `problem.features` makes them.
+
+    Returns:
+        Actions u, `[num_paths, num_steps, num_instruments]`.
+
+    Example:
+
+    >>> import tfhedge as th
+    >>> problem = th.HedgingProblem(
+    ...     market=th.Heston.from_paper(),
+    ...     claim=th.Cliquet(num_periods=2, period=5, cap=0.015),
+    ...     instruments=th.FloatingGrid(maturities=(5,), strikes=(1.01,)),
+    ...     objective=th.MeanVariance(risk_aversion=1000.0),
+    ... )
+    >>> hedger = th.DeepHedger(problem, th.RecurrentPolicy(units=8, num_blocks=1))
+    >>> hedger.compile(optimizer=th.DHKFAC())
+    >>> history = hedger.fit(problem.dataset(num_paths=1024, batch_size=128), verbose=0)
+    >>> sorted(history.history)
+    ['cost', 'loss', 'pnl_std']
+    """
+
+    def __init__(self, problem, policy, **kwargs):
+        super().__init__(**kwargs)
+        self.problem = problem
+        self.policy = policy
+        self.hedge_metric = HedgeMetric(problem.objective)
+
+    @property
+    def metrics(self):
+        """The one metric, which `fit` resets at each epoch."""
+        return [self.hedge_metric]
+
+    def compile(self, optimizer="adam", jit_compile=False, **kwargs):
+        """Sets the optimizer; XLA is off unless asked for, as Keras' loop over time loses by it."""
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+
+    def fit(self, *args, shuffle=False, **kwargs):
+        """Trains; paths are independent of each other, so that there is nothing to shuffle."""
+        return super().fit(*args, shuffle=shuffle, **kwargs)
+
+    def call(self, features):
+        """All trades of each path."""
+        return self.policy(features, self.problem.availability)
+
+    def train_step(self, data):
+        """One step of the optimizer on one batch."""
+        features, (returns, payoff) = data
+        with tf.GradientTape() as tape:
+            actions = self(features)
+            pnl = self.problem.pnl(actions, returns, payoff)
+            cost = self.problem.cost(actions)
+            loss = self.problem.objective.loss(pnl, cost)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        if isinstance(self.optimizer, DHKFAC):
+            curvature = GaussNewton(self.problem, self.policy, features, returns)
+            self.optimizer.apply(gradients, self.trainable_variables, curvature)
+        else:
+            self.optimizer.apply(gradients, self.trainable_variables)
+        self.hedge_metric.update_state(pnl, cost)
+        return self.hedge_metric.result()
+
+    def test_step(self, data):
+        """Adds one batch to the metrics."""
+        features, (returns, payoff) = data
+        actions = self(features)
+        self.hedge_metric.update_state(
+            self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
+        )
+        return self.hedge_metric.result()
+
+    def evaluate_hedge(self, num_paths=20_000, seed=1, batch_size=2048):
+        """Compares the policy with no hedge and with itself without its option trades.
+
+        Args:
+            num_paths: Number of fresh paths.
+            seed: Their seed: an integer, or a pair of them.
+            batch_size: Paths simulated at once.
+
+        Returns:
+            A `HedgeReport`; printing it gives a table.
+        """
+        dataset = self.problem.dataset(num_paths, batch_size, seed)
+        return evaluate_hedge(self.problem, self, dataset)
