@@ -36,11 +36,12 @@ TABLE = {
     ],
     "tfhedge.policy": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.curvature": ["tfhedge.checks", "tfhedge.numerics"],
-    "tfhedge.training": ["tfhedge.hedging.problem", "tfhedge.policy", "tfhedge.curvature"],
-    "tfhedge.evaluation": ["tfhedge.training"],
-    "tfhedge.serving": ["tfhedge.training"],
-    "tfhedge": ["tfhedge.evaluation", "tfhedge.serving"],  # its __init__, the public names
-    "tfhedge.cli": ["tfhedge", "tfhedge.market.calibration"],
+    "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
+    "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature"],
+    "tfhedge.serving": ["tfhedge.policy"],
+    "tfhedge": ["tfhedge.training", "tfhedge.serving"],  # its __init__, the public names
+    "tfhedge.workflow": ["tfhedge"],
+    "tfhedge.cli": ["tfhedge.workflow", "tfhedge.market.calibration"],
 }
 
 
@@ -108,9 +109,10 @@ def dotted(node):
 
 def private_names(source, module):
     """The names that a source takes from where other packages keep what may change any day."""
-    local = dict(imported_names(source, module))
-    used = set(local.values())
-    local.update({name.partition(".")[0]: name.partition(".")[0] for name in local if "." in name})
+    imports = list(imported_names(source, module))
+    used = {name for _, name in imports}
+    local = {first: first for first in (name.partition(".")[0] for name, _ in imports)}
+    local.update(imports)
     for node in ast.walk(ast.parse(source)):
         first, _, rest = dotted(node).partition(".")
         if first in local:

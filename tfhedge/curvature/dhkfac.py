@@ -30,8 +30,8 @@ class DHKFAC(keras.optimizers.Optimizer):
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     Algorithm 1 as printed takes step lengths from \hat B instead of B (line 20) and a constant
-    momentum (line 22). Along its own preconditioned gradient, \hat B is smaller than B by a factor of
-    hundreds, so that its steps need a cap found by trial.
+    momentum (line 22). Along its own preconditioned gradient, \hat B is smaller than B by a factor
+    of hundreds, so that its steps need a cap found by trial.
 
     A and G start at their first estimates, which the moving averages then take in as a plain mean
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
@@ -61,11 +61,9 @@ class DHKFAC(keras.optimizers.Optimizer):
         ValueError: If an argument is out of its range.
 
     Example:
-
     >>> DHKFAC(shrinkage=1.5)
     Traceback (most recent call last):
-        ...
-    ValueError: ...shrinkage...
+    ValueError: Expected `shrinkage` to be a number in [0.0, 1.0]. Received: shrinkage=1.5
 
     Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, Algorithm 1.
     """
@@ -97,7 +95,9 @@ class DHKFAC(keras.optimizers.Optimizer):
             "eigenbasis_interval", eigenbasis_interval
         )
         self.trust_region = checks.positive("trust_region", trust_region)
-        self.trust_region_decay = checks.in_range("trust_region_decay", trust_region_decay, 0.0, 1.0)
+        self.trust_region_decay = checks.in_range(
+            "trust_region_decay", trust_region_decay, 0.0, 1.0
+        )
         self.num_curvature_paths = checks.positive_integer(
             "num_curvature_paths", num_curvature_paths
         )
@@ -149,8 +149,8 @@ class DHKFAC(keras.optimizers.Optimizer):
         """
         if curvature is None:
             raise ValueError(
-                f"{type(self).__name__} needs the curvature of each batch: train a `DeepHedger`, or "
-                "call `apply(grads, variables, curvature=...)`. Received: curvature=None"
+                "Expected the `curvature` of the batch: train a `DeepHedger`, or call "
+                "`apply(grads, variables, curvature=...)`. Received: curvature=None"
             )
         if not self.built:
             self.build(trainable_variables)
@@ -225,10 +225,11 @@ class DHKFAC(keras.optimizers.Optimizer):
 
     def get_config(self):
         """The arguments that make this optimizer again."""
-        names = (
-            "momentum shrinkage factor_decay diagonal_decay factor_interval eigenbasis_interval "
-            "trust_region trust_region_decay num_curvature_paths num_quadratic_paths seed"
-        ).split()
+        names = [
+            *("momentum", "shrinkage", "factor_decay", "diagonal_decay", "factor_interval"),
+            *("eigenbasis_interval", "trust_region", "trust_region_decay"),
+            *("num_curvature_paths", "num_quadratic_paths", "seed"),
+        ]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -252,7 +253,6 @@ def minimize_in_plane(slopes, gram, max_momentum):
         The coefficients -alpha and mu, `[2]`.
 
     Example:
-
     >>> minimize_in_plane([1.0, -1.0], tf.constant([[2.0, 0.0], [0.0, 4.0]]), 0.9).numpy().tolist()
     [-0.5, 0.25]
     """

@@ -19,8 +19,8 @@ class KroneckerBlock:
 
         Q_A ( (Q_A' V Q_G) / ((1 - rho) D + rho mean(D)) ) Q_G'.
 
-    All three expectations are exponential moving averages. When the eigenbases change, D moves along:
-    it becomes the diagonal, in the new basis, of the matrix that it stood for in the old one.
+    All three expectations are exponential moving averages. When the eigenbases change, D moves
+    along: it becomes the diagonal, in the new basis, of the matrix that it stood for in the old.
 
     Matrices are laid out as Keras kernels, `[inputs, outputs]`, with the bias as last row.
 
@@ -129,9 +129,8 @@ def shrink(diagonal, intensity):
     A diagonal that is all zero, as that of a layer without influence, becomes one.
 
     Example:
-
-    >>> shrink(tf.constant([0.0, 1.0]), 0.2).numpy().round(6).tolist()
-    [0.1, 0.9]
+    >>> print(shrink(tf.constant([0.0, 1.0]), 0.2).numpy())
+    [0.1 0.9]
     """
     mean = tf.reduce_mean(diagonal)
     mean = tf.where(mean > 0.0, mean, tf.ones_like(mean))

@@ -29,11 +29,11 @@ class HedgeStatistics:
         """Statistics of paths with P&L before costs and costs, each `[num_paths]`.
 
         Example:
-
         >>> from tfhedge.hedging.objectives import MeanVariance
         >>> pnl, cost = np.array([0.01, -0.03]), np.array([0.001, 0.003])
-        >>> HedgeStatistics.of(pnl, cost, MeanVariance(risk_aversion=100.0))
-        HedgeStatistics(mean=-0.01, std=0.02, expected_shortfall=0.03, cost=0.002, loss=0.042)
+        >>> statistics = HedgeStatistics.of(pnl, cost, MeanVariance(risk_aversion=100.0))
+        >>> f"{statistics.std:.3f} {statistics.expected_shortfall:.3f} {statistics.loss:.3f}"
+        '0.020 0.030 0.042'
         """
         pnl, cost = np.asarray(pnl, np.float64), np.asarray(cost, np.float64)
         worst = np.sort(pnl)[: max(1, round(0.01 * pnl.size))]
@@ -91,7 +91,8 @@ def evaluate_hedge(problem, policy, dataset):
 
     batches = [outcomes(features, *targets) for features, targets in dataset]
     pnl, statistics = {}, {}
-    for name, parts in zip((NO_HEDGE, WITHOUT_OPTIONS, LEARNED), zip(*batches, strict=True)):
+    strategies = zip(*batches, strict=True)
+    for name, parts in zip((NO_HEDGE, WITHOUT_OPTIONS, LEARNED), strategies, strict=True):
         pnl[name], cost = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         statistics[name] = HedgeStatistics.of(pnl[name], cost, problem.objective)
     return HedgeReport(pnl, statistics)

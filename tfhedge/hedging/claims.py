@@ -25,10 +25,9 @@ class Cliquet:
         ValueError: If a count is not a positive integer or the cap is not positive.
 
     Example:
-
     >>> cliquet = Cliquet(num_periods=2, period=1, cap=0.015)
-    >>> cliquet.payoff([[1.0, 1.01, 1.0504], [1.0, 0.9, 0.91]]).numpy().round(4).tolist()
-    [0.025, 0.0]
+    >>> cliquet.payoff([[1.0, 1.01, 1.0504], [1.0, 0.9, 0.91]]).numpy().round(4)
+    array([0.025, 0.   ], dtype=float32)
 
     Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, section 2.1.
     """

@@ -33,12 +33,11 @@ class FloatingGrid:
         ValueError: If the lists differ in length, or a number is out of its range.
 
     Example:
-
     >>> grid = FloatingGrid.from_paper()
     >>> grid.num_instruments
     20
     >>> grid.availability(num_steps=240).sum(axis=0).astype(int).tolist()[::4]
-    [240, 221, 221, 201, 121]
+    [240, 221, 221, 161, 121]
 
     Reference: Mueller et al., section 2.1 (b), and footnote 9 for the grid of the paper.
     """
@@ -100,7 +99,9 @@ class FloatingGrid:
             A `PremiumSurface`: variance `[...]` to prices `[..., num_instruments - 1]`.
         """
         strikes = np.array(self.strikes)
-        return PremiumSurface(market, np.log(strikes), np.array(self.maturities) * dt, strikes > 1.0)
+        return PremiumSurface(
+            market, np.log(strikes), np.array(self.maturities) * dt, strikes > 1.0
+        )
 
     def returns(self, spot, premiums):
         """Total returns r_{t,T} of one unit of each instrument traded at each time.

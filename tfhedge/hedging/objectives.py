@@ -9,7 +9,7 @@ from tfhedge import checks
 
 @dataclasses.dataclass(frozen=True)
 class MeanVariance:
-    r"""Variance of the terminal P&L and expected transaction costs, eq. (3):
+    """Variance of the terminal P&L and expected transaction costs, eq. (3).
 
         loss = gamma Var(Gamma_T - psi) + E[C_T].
 
@@ -26,10 +26,10 @@ class MeanVariance:
         ValueError: If an argument is not positive.
 
     Example:
-
     >>> objective = MeanVariance(risk_aversion=1000.0)
-    >>> float(objective.loss(pnl=tf.constant([-0.01, 0.01]), cost=tf.constant([0.002, 0.004])))
-    0.103...
+    >>> loss = objective.loss(pnl=tf.constant([-0.01, 0.01]), cost=tf.constant([0.002, 0.004]))
+    >>> print(f"{loss:.3f}")
+    0.103
 
     Reference: Mueller et al., sections 2.1 and 3.3.
     """

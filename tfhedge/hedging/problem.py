@@ -28,7 +28,6 @@ class HedgingProblem:
         ValueError: If `dt` is not positive.
 
     Example:
-
     >>> problem = HedgingProblem.from_paper()
     >>> features, (returns, payoff) = problem.episodes(num_paths=3, seed=1)
     >>> features.shape, returns.shape, payoff.shape

@@ -35,7 +35,8 @@ def vanilla_price(market, variance, log_moneyness, maturity, is_call):
     All but `market` are converted to tensors and broadcast.
 
     Returns:
-        float64 tensor of the broadcast shape; absolute error about 1e-14.
+        float64 tensor of the broadcast shape. For maturities of ten days and more the absolute
+        error is about 1e-13 while $|\rho| \le 0.95$, and grows to about 1e-8 at 0.99.
 
     References:
         - Lewis, A simple option formula for general jump-diffusion processes (2001), eq. 3.11.
@@ -57,8 +58,7 @@ def vanilla_price(market, variance, log_moneyness, maturity, is_call):
     permitted = k * market.rho * highest + market.xi * k**2 > 0
     slope = tf.where(permitted, -math.tan(math.pi / 12) * tf.sign(k), 0.0)
     # The ray is z = nodes * direction; the nodes' axis comes last.
-    direction = tf.complex(1.0 / scale, slope / scale)
-    direction = direction[..., tf.newaxis]
+    direction = tf.complex(1.0 / scale, slope / scale)[..., tf.newaxis]
     z = tf.constant(_NODES, tf.complex128) * direction
     k_axis, maturity_axis, variance_axis = (x[..., tf.newaxis] for x in (k, maturity, variance))
 
@@ -67,4 +67,4 @@ def vanilla_price(market, variance, log_moneyness, maturity, is_call):
     integrand = tf.math.real(tf.exp(exponent) / (z**2 + 0.25) * direction)
     integral = tf.reduce_sum(integrand * _WEIGHTS, axis=-1)
     covered_call = tf.exp(0.5 * k) / math.pi * integral
-    return tf.where(is_call, 1.0, tf.exp(k)) - covered_call
+    return tf.where(is_call, tf.ones_like(k), tf.exp(k)) - covered_call

@@ -68,7 +68,7 @@ class Heston:
 
     @classmethod
     def from_paper(cls):
-        """The market of Mueller et al., Fast deep hedging with second-order optimization (2024)."""
+        """The market of Mueller et al., Fast Deep Hedging, section 4.1."""
         return cls(spot=1.0, v0=0.0625, kappa=8.0, theta=0.0625, xi=1.0, rho=-0.7)
 
     def affine_exponents(self, u, maturity):
@@ -85,8 +85,7 @@ class Heston:
         >>> bool(A == 0), bool(B == 0)
         (True, True)
         """
-        u = tf.cast(u, tf.complex128)
-        tau = tf.cast(maturity, tf.complex128)
+        u, tau = _complex(u), _complex(maturity)
         q = u * (u + 1j)
         beta = self.kappa - 1j * self.rho * self.xi * u
         d = tf.sqrt(beta**2 + self.xi**2 * q)  # The principal root: Re d >= 0.
@@ -123,4 +122,9 @@ class Heston:
         1.000000000000
         """
         A, B = self.affine_exponents(u, maturity)
-        return tf.exp(A + B * tf.cast(variance, tf.complex128))
+        return tf.exp(A + B * _complex(variance))
+
+
+def _complex(x):
+    """`x` as a complex128 tensor; `tf.cast` alone would round a Python float to float32."""
+    return tf.cast(tf.convert_to_tensor(x, dtype_hint=tf.float64), tf.complex128)

@@ -94,16 +94,16 @@ class PremiumSurface:
         return tf.ensure_shape(prices, [*variance.shape, self.num_options])
 
     def _fit(self, price):
-        """Coefficients `[degree + 1, num_options]` of the shortest expansion that is precise."""
+        """Coefficients `[num_terms, num_options]` of the shortest expansion that is precise."""
         for num_points in _NUM_POINTS:
             log_shifted = (chebyshev_points(num_points) - self._zeta_offset) / self._zeta_slope
             variance = np.maximum(np.exp(log_shifted) - self._shift, 0.0)
             coefficients = chebyshev_coefficients(price(variance))
             remainder = np.cumsum(np.abs(coefficients[::-1]), axis=0)[::-1].max(axis=1)
-            degree = np.count_nonzero(remainder > _TOLERANCE)
+            num_terms = np.count_nonzero(remainder > _TOLERANCE)
             # The last third must be negligible, or the coefficients are those of aliases.
-            if degree <= 2 * num_points // 3:
-                return coefficients[:degree]
+            if num_terms <= 2 * num_points // 3:
+                return coefficients[: max(num_terms, 2)]
         raise ValueError(
             f"Expected the premiums to be resolved by {num_points} Chebyshev points in "
             f"log(variance + {self._shift:g}). Received: a remainder of {remainder[-1]:.1e}"

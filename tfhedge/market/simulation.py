@@ -78,10 +78,16 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0):
     """
     num_paths = positive_integer("num_paths", num_paths)
     num_steps = positive_integer("num_steps", num_steps)
-    step = _quadratic_exponential_step(market, positive("dt", dt))
-
+    dt = positive("dt", dt)
     # One integer type, since `fold_in` gives other numbers for an index of another type.
     seed, first_path = tf.cast(seed, tf.int64), tf.cast(first_path, tf.int64)
+    return _simulate(market, num_paths, num_steps, dt, seed, first_path)
+
+
+# A graph even if called eagerly: TensorFlow's optimizer reorders sums, which would set the last bit
+# of an eager path apart from that of the same path in a graph.
+@tf.function(autograph=False)
+def _simulate(market, num_paths, num_steps, dt, seed, first_path):
     # A batch that starts anywhere inside a block touches at most this many blocks. They are
     # simulated whole: a path's arithmetic then does not depend on the place where it is cut off.
     num_blocks = (num_paths - 2) // _BLOCK + 2
@@ -91,15 +97,16 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0):
     noise = _noise(blocks, num_steps, seed)
     log_start = tf.zeros([num_blocks * _BLOCK])
     start = tf.fill([num_blocks * _BLOCK], tf.constant(market.v0, tf.float32))
+    step = _quadratic_exponential_step(market, dt)
     log_spot, variance = tf.scan(step, noise, initializer=(log_start, start))
 
     def paths(initial, values):
         values = tf.concat([initial[tf.newaxis], values], axis=0)
-        return tf.transpose(values[:, offset : offset + num_paths])
+        values = tf.transpose(values[:, offset : offset + num_paths])
+        return tf.ensure_shape(values, [num_paths, num_steps + 1])
 
     spot = market.spot * tf.exp(log_spot)
-    result = (paths(market.spot * tf.ones_like(log_start), spot), paths(start, variance))
-    return tuple(tf.ensure_shape(x, [num_paths, num_steps + 1]) for x in result)
+    return paths(market.spot * tf.ones_like(log_start), spot), paths(start, variance)
 
 
 def _noise(blocks, num_steps, seed):

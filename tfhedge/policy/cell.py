@@ -30,8 +30,8 @@ class HedgeCell(keras.layers.Layer):
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
     hardly trades. All weights sit in layers that apply one matrix or one scale to an input a_t:
-    `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t, which
-    is all that Kronecker-factored curvature needs to know of the network.
+    `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t,
+    which is all that Kronecker-factored curvature needs to know of the network.
 
     Args:
         num_instruments: Number of instruments d.

@@ -88,9 +88,7 @@ def _unroll(step, sequences, states):
         tf.TensorArray(x.dtype, num_steps, element_shape=x.shape[1:]).unstack(x) for x in sequences
     ]
     first_outputs, _ = step([x[0] for x in sequences], states)
-    outputs = [
-        tf.TensorArray(x.dtype, num_steps, element_shape=x.shape) for x in first_outputs
-    ]
+    outputs = [tf.TensorArray(x.dtype, num_steps, element_shape=x.shape) for x in first_outputs]
 
     def body(t, states, outputs):
         values, states = step([array.read(t) for array in arrays], states)

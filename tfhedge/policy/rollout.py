@@ -27,7 +27,6 @@ class RecurrentPolicy(keras.layers.Layer):
         ValueError: If a size is not a positive integer.
 
     Example:
-
     >>> import numpy as np
     >>> policy = RecurrentPolicy(units=8, num_blocks=2)
     >>> policy(np.zeros([5, 3, 2]), availability=np.ones([3, 4])).shape

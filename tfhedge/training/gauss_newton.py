@@ -53,9 +53,7 @@ class GaussNewton:
             `[num_directions, num_directions]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        changes = action_derivatives(
-            self.policy, features, self.problem.availability, directions
-        )
+        changes = action_derivatives(self.policy, features, self.problem.availability, directions)
         return self.problem.objective.curvature_gram(
             changes, returns, self.problem.instruments.costs
         )

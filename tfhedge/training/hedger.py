@@ -66,7 +66,6 @@ class DeepHedger(keras.Model):
         Actions u, `[num_paths, num_steps, num_instruments]`.
 
     Example:
-
     >>> import tfhedge as th
     >>> problem = th.HedgingProblem(
     ...     market=th.Heston.from_paper(),

@@ -1,0 +1,85 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import scipy.integrate
+from numpy.testing import assert_allclose
+
+from tfhedge.market.heston import Heston
+
+MARKETS = {
+    "paper": Heston.from_paper(),
+    "feller violated": Heston(100.0, 0.04, 0.5, 0.04, 1.0, -0.9),
+    "positive correlation": Heston(1.0, 0.01, 1.0, 0.09, 0.8, 0.8),
+    "beta turns negative": Heston(1.0, 0.04, 0.2, 0.04, 2.0, 0.9),
+    "nearly deterministic": Heston(1.0, 0.04, 2.0, 0.09, 1e-3, -0.5),
+}
+
+
+@pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
+@pytest.mark.parametrize("u", [0.3, -2.0, 1.0 - 0.5j, 20.0 - 0.5j, 0.1 - 0.9j, -0.99j])
+@pytest.mark.parametrize("maturity", [0.04, 2.0])
+def test_exponents_solve_the_riccati_equations(market, u, maturity):
+    """B' = -(u^2 + iu) / 2 - (kappa - i rho xi u) B + xi^2 B^2 / 2 and A' = kappa theta B."""
+
+    def slopes(_, state):
+        B = state[1]
+        beta = market.kappa - 1j * market.rho * market.xi * u
+        return [
+            market.kappa * market.theta * B,
+            -0.5 * (u**2 + 1j * u) - beta * B + 0.5 * market.xi**2 * B**2,
+        ]
+
+    solution = scipy.integrate.solve_ivp(
+        slopes, [0.0, maturity], np.zeros(2, complex), method="DOP853", rtol=1e-12, atol=1e-13
+    )
+    A, B = market.affine_exponents(u, maturity)
+    # At xi = 1e-3 the exponent A is a difference divided by xi^2 = 1e-6.
+    assert_allclose([A, B], solution.y[:, -1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
+def test_moments_of_log_spot(market):
+    """Total mass, martingale, and E[log x_T / x_0] = -1/2 of the expected integrated variance."""
+    maturity = 0.7
+    assert_allclose(market.characteristic_function(0.0, maturity, 0.03), 1.0, rtol=1e-14)
+    assert_allclose(market.characteristic_function(-1j, maturity, 0.03), 1.0, rtol=1e-10)
+    step = 1e-4
+    values = market.characteristic_function([-step, step], maturity, 0.03).numpy()
+    mean = np.imag(values[1] - values[0]) / (2.0 * step)
+    reversion = -np.expm1(-market.kappa * maturity) / market.kappa
+    integrated = market.theta * maturity + (0.03 - market.theta) * reversion
+    assert_allclose(mean, -0.5 * integrated, rtol=1e-6)
+
+
+def test_arguments_broadcast():
+    market = Heston.from_paper()
+    u, maturity, variance = np.ones((4, 1, 1)), np.ones((3, 1)), np.ones(2)
+    assert market.characteristic_function(u, maturity, variance).shape == (4, 3, 2)
+
+
+def test_parameters_are_numbers_and_do_not_change():
+    market = Heston(np.float32(1.0), 0, 8, 0.0625, np.float64(1.0), -0.7)
+    assert market == dataclasses.replace(Heston.from_paper(), v0=0.0)
+    assert all(type(x) is float for x in dataclasses.astuple(market))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        market.kappa = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expectation"),
+    [
+        ("spot", 0.0, "a positive number"),
+        ("v0", -0.01, "a non-negative number"),
+        ("kappa", -1.0, "a positive number"),
+        ("theta", 0.0, "a positive number"),
+        ("xi", float("nan"), "a positive number"),
+        ("rho", 1.0, "a number in (-1, 1)"),
+        ("rho", "-0.7", "a number in (-1, 1)"),
+    ],
+)
+def test_bad_parameters_are_refused(name, value, expectation):
+    message = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(Heston.from_paper(), **{name: value})

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tfhedge.market.fourier import vanilla_price
+from tfhedge.market.heston import Heston
+from tfhedge.market.premiums import PremiumSurface
+
+GRID = {
+    10: [0.99, 1.0, 1.01],
+    20: [0.97, 0.99, 1.0, 1.01, 1.03],
+    40: [0.95, 1.0, 1.05],
+    80: [0.91, 1.0, 1.09],
+    120: [0.85, 0.95, 1.0, 1.05, 1.15],
+}
+MATURITY = np.array([days / 250 for days, strikes in GRID.items() for _ in strikes])
+LOG_MONEYNESS = np.log([strike for strikes in GRID.values() for strike in strikes])
+IS_CALL = LOG_MONEYNESS >= 0
+
+MARKETS = {
+    "paper": Heston.from_paper(),
+    "feller violated": Heston(100.0, 0.04, 0.5, 0.04, 1.0, -0.9),
+    "slow reversion": Heston(1.0, 0.04, 1.5, 0.02, 1.5, -0.95),
+    "little volatility of variance": Heston(1.0, 0.04, 2.0, 0.04, 0.1, 0.5),
+    "far from its mean": Heston(1.0, 0.5, 3.0, 0.02, 0.5, -0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def surface():
+    return PremiumSurface(Heston.from_paper(), LOG_MONEYNESS, MATURITY, IS_CALL)
+
+
+@pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
+def test_error_is_below_2e_7_of_spot(market):
+    surface = PremiumSurface(market, LOG_MONEYNESS, MATURITY, IS_CALL)
+    variance = np.append(0.0, np.geomspace(1e-7, surface.max_variance, 1000)).astype(np.float32)
+    expected = vanilla_price(market, variance[:, np.newaxis], LOG_MONEYNESS, MATURITY, IS_CALL)
+    assert_allclose(surface(variance), expected, rtol=0, atol=2e-7)
+
+
+def test_range_covers_the_stationary_law_and_the_start():
+    # The paper's stationary law is exponential with mean 1/16.
+    surface = PremiumSurface(Heston.from_paper(), [0.0], [0.04], [True])
+    assert_allclose(surface.max_variance, -np.log(1e-9) / 16, rtol=1e-8)
+    surface = PremiumSurface(MARKETS["far from its mean"], [0.0], [0.04], [True])
+    assert surface.max_variance >= 4.0
+
+
+def test_options_that_are_worth_nothing_cost_nothing():
+    surface = PremiumSurface(Heston.from_paper(), [5.0, -5.0], [0.04, 0.04], [True, False])
+    assert_allclose(surface([0.0, 0.0625, 1.0]), np.zeros((3, 2)), rtol=0, atol=2e-7)
+
+
+def test_variance_out_of_range_is_clipped(surface):
+    inside = surface([0.0, surface.max_variance])
+    assert_array_equal(surface([-0.5, 100.0]), inside)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0)])
+def test_options_come_last(surface, shape):
+    premiums = surface(tf.fill(shape, 0.0625))
+    assert premiums.shape == (*shape, 19)
+    assert premiums.dtype == tf.float32
+    one_by_one = np.broadcast_to(surface([0.0625])[0], premiums.shape)
+    assert_allclose(premiums, one_by_one, rtol=0, atol=1e-7)
+
+
+def test_one_trace_serves_all_sizes_inside_a_dataset(surface):
+    traces = []
+
+    def price(variance):
+        traces.append(variance)
+        return surface(variance)
+
+    variances = tf.data.Dataset.from_tensor_slices(np.linspace(0, 1, 10, dtype=np.float32))
+    batches = list(variances.batch(4).map(price))
+    assert len(traces) == 1
+    assert [batch.shape for batch in batches] == [(4, 19), (4, 19), (2, 19)]
+    assert_allclose(tf.concat(batches, 0), surface(np.linspace(0, 1, 10)), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("log_moneyness", "maturity", "is_call", "message"),
+    [
+        ([0.0], [0.04, 0.08], [True], r"one shape .* Received shapes: \(1,\), \(2,\), \(1,\)"),
+        (0.0, 0.04, True, r"Received shapes: \(\), \(\), \(\)"),
+        ([], [], [], r"Received shapes: \(0,\), \(0,\), \(0,\)"),
+        ([0.0, 0.1], [0.04, 0.0], [True, True], r"`maturity` to be positive.*0\.04 0\. "),
+        ([np.nan], [0.04], [True], r"`log_moneyness` to be finite.*nan"),
+    ],
+)
+def test_bad_options_are_refused(log_moneyness, maturity, is_call, message):
+    with pytest.raises(ValueError, match=message):
+        PremiumSurface(Heston.from_paper(), log_moneyness, maturity, is_call)
+
+
+def test_prices_that_are_not_resolved_are_refused():
+    market = Heston(1.0, 0.04, 0.1, 0.001, 1.0, -0.9)
+    with pytest.raises(ValueError, match="resolved by 256 Chebyshev points"):
+        PremiumSurface(market, [0.1], [1e-6], [True])

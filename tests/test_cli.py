@@ -1,0 +1,196 @@
+"""The command line: what it promises, what it refuses, what a run leaves behind."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tfhedge import cli
+from tfhedge.workflow.config import PRESETS, RunConfig
+
+SMALL = (
+    "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
+    "--validate-every 2 --validation-paths 100 --test-paths 100"
+).split()
+TIMES = {"seconds", "step_seconds"}
+
+
+def train(folder, *options):
+    return cli.main(["train", "--out", str(folder), *SMALL, *options])
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name not in TIMES}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_help_fits_a_screen_and_comes_without_tensorflow():
+    script = (
+        "import sys; from tfhedge import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: print('tensorflow' in sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    lines = result.stdout.splitlines()
+    assert result.stderr.strip() == "False"
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_every_setting_has_an_option_with_help_and_default(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split("options:")[1].split())
+    for field in dataclasses.fields(RunConfig):
+        option = "--" + field.name.replace("_", "-")
+        entry = re.search(rf"{option} .*?default.*?(?= --|$)", text)
+        assert entry, option
+        assert field.metadata["help"].replace("-", "")[:20] in entry[0].replace("- ", "-").replace(
+            "-", ""
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--rho 1.2", "rho"),
+        ("--rho nan", "rho"),
+        ("--v0 -0.01", "v0"),
+        ("--theta 0", "theta"),
+        ("--kappa inf", "kappa"),
+        ("--xi -1", "xi"),
+        ("--spot 0", "spot"),
+        ("--cap 0", "cap"),
+        ("--num-steps 250", "multiple of `period`"),
+        ("--num-steps -240", "num_steps"),
+        ("--period 0", "period"),
+        ("--steps 0", "steps"),
+        ("--steps many", "--steps"),
+        ("--batch-size -1", "batch_size"),
+        ("--seed -1", "seed"),
+        ("--target-loss 0", "target_loss"),
+        ("--learning-rate -0.1", "learning_rate"),
+        ("--units 0", "units"),
+        ("--num-blocks 0", "num_blocks"),
+        ("--risk-aversion 0", "risk_aversion"),
+        ("--spot-cost -1", "spot_cost"),
+        ("--option-cost nan", "option_cost"),
+        ("--steps-per-year 0", "steps_per_year"),
+        ("--optimizer sgd", "--optimizer"),
+        ("--preset fast", "--preset"),
+        ("--colour red", "--colour"),
+        ("--out /dev/null/run", "/dev/null/run"),
+    ],
+)
+def test_nonsense_ends_with_one_clear_line_and_status_2(options, complaint, tmp_path, capsys):
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--out", str(folder), *options.split()])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert complaint in error
+    assert not folder.exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
+    (tmp_path / "summary.json").write_text("precious")
+    with pytest.raises(SystemExit, match="2"):
+        train(tmp_path)
+    assert "not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
+def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, capsys):
+    for name in "ab":
+        assert train(tmp_path / name, "--steps", "5", "--optimizer", optimizer, "--seed", "3") == 0
+    printed = capsys.readouterr().out
+    assert "no hedge" in printed
+    assert "learned, without its options" in printed
+
+    folder = tmp_path / "a"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "history.csv",
+        "summary.json",
+        "validation_loss.png",
+        "pnl_histogram.png",
+        "saved_model",
+    }
+    assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
+    config = json.loads((folder / "config.json").read_text())
+    assert RunConfig(**config) == dataclasses.replace(
+        PRESETS["demo"], **{**config, "optimizer": optimizer, "seed": 3, "steps": 5}
+    )
+    summary, again = (json.loads((tmp_path / x / "summary.json").read_text()) for x in "ab")
+    assert summary["steps"] == 5
+    assert summary["stopped_by"] == "steps"
+    assert {"seconds", "loss", "pnl_std", "cost", "unhedged_std", "unhedged_loss", "seed"} <= set(
+        summary
+    )
+    assert summary.pop("seconds") > 0 < again.pop("seconds")
+    assert summary == again
+    assert [int(row["step"]) for row in history(folder)] == [2, 4, 5]
+    assert history(folder) == history(tmp_path / "b")
+
+
+def test_another_seed_is_another_run(tmp_path):
+    for seed in "01":
+        train(tmp_path / seed, "--steps", "1", "--seed", seed)
+    first, second = (history(tmp_path / seed)[0] for seed in "01")
+    assert first["loss"] != second["loss"]
+    assert first["val_loss"] != second["val_loss"]
+
+
+def test_training_stops_at_the_target(tmp_path):
+    assert train(tmp_path / "run", "--steps", "8", "--target-loss", "1000") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["steps"], summary["stopped_by"]) == (2, "target")
+
+
+def test_divergence_is_said_and_not_hidden(tmp_path, capsys):
+    options = ("--optimizer", "adam", "--learning-rate", "1e30", "--steps", "20")
+    assert train(tmp_path / "run", *options) == 1
+    assert "diverged" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stopped_by"] == "diverged"
+    assert "loss" not in summary
+    assert not (tmp_path / "run" / "saved_model").exists()
+
+
+def test_ctrl_c_leaves_a_usable_folder(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfhedge.cli", "train", "--out", folder, *SMALL, "--steps", "99999"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "history.csv").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stopped_by"] == "interrupted"
+    assert 0 < summary["steps"] < 99999
+    assert np.isfinite(summary["loss"])
+    assert (folder / "saved_model" / "1" / "saved_model.pb").exists()

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+from tfhedge.numerics import (
+    chebyshev_basis,
+    chebyshev_coefficients,
+    chebyshev_points,
+    exp_sinh_quadrature,
+    symexp,
+)
+
+# The non-zero ones away from 0 by amounts that exp(|x|) - 1 would round off, and up to overflow.
+ARGUMENTS = [-88.0, -1.0, -1e-9, -0.0, 0.0, 1e-30, 1e-9, 0.5, 88.0]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(tf.float32, 1e-6), (tf.float64, 1e-14)])
+def test_symexp_and_its_derivatives(dtype, rtol):
+    x = tf.constant(ARGUMENTS, dtype)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = symexp(x)
+        slope = inner.gradient(y, x)
+    curvature = outer.gradient(slope, x)
+
+    exact = x.numpy().astype(np.float64)
+    assert y.dtype == dtype
+    assert_allclose(y, np.sign(exact) * np.expm1(np.abs(exact)), rtol=rtol)
+    assert_allclose(slope, np.exp(np.abs(exact)), rtol=rtol)
+    away = exact != 0
+    assert_allclose(curvature[away], (np.sign(exact) * np.exp(np.abs(exact)))[away], rtol=rtol)
+
+
+def test_symexp_inverts_the_symmetric_logarithm():
+    x = np.linspace(-20, 20, 81)
+    assert_allclose(symexp(np.sign(x) * np.log1p(np.abs(x))), x, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 7, 40])
+def test_chebyshev_basis_is_that_of_scipy(degree):
+    x = np.linspace(-1, 1, 101)
+    basis = chebyshev_basis(tf.constant(x), degree)
+    assert len(basis) == degree + 1
+    for k, values in enumerate(basis):
+        assert_allclose(values, scipy.special.eval_chebyt(k, x), rtol=0, atol=1e-12)
+
+
+def test_chebyshev_coefficients_are_those_of_numpy():
+    def function(x):
+        return np.exp(x) / (2.0 + x)
+
+    expected = np.polynomial.chebyshev.chebinterpolate(function, 24)
+    values = function(chebyshev_points(25))
+    assert_allclose(chebyshev_coefficients(values), expected, rtol=0, atol=1e-14)
+    columns = chebyshev_coefficients(np.stack([values, 2.0 * values], axis=1))
+    assert_allclose(columns, np.stack([expected, 2.0 * expected], axis=1), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("function", "integral"),
+    [
+        (lambda x: np.exp(-x), 1.0),
+        (lambda x: np.exp(-0.5 * x**2), np.sqrt(np.pi / 2)),
+        (lambda x: 1.0 / (1.0 + x**2), np.pi / 2),
+        (lambda x: np.exp(-x / 100.0), 100.0),
+        (lambda x: np.cos(x) * np.exp(-x), 0.5),
+    ],
+)
+def test_quadrature(function, integral):
+    nodes, weights = exp_sinh_quadrature(400)
+    # 1e-8 of an integrand that decays like 1 / x^2 lies beyond the last node, 1e8.
+    assert_allclose(weights @ function(nodes), integral, rtol=1e-8)
+
+
+def test_quadrature_of_what_decays_exponentially_is_exact():
+    nodes, weights = exp_sinh_quadrature(200)
+    assert_allclose(weights @ np.exp(-nodes), 1.0, rtol=1e-13)

@@ -1,0 +1,107 @@
+"""The command line: reads arguments, prints results."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import sys
+import time
+import typing
+from pathlib import Path
+
+from tfhedge.workflow.config import PRESETS, RunConfig
+
+DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line."""
+
+    def error(self, message):
+        """Prints the line and exits with status 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments=None):
+    """Runs the command line.
+
+    Args:
+        arguments: Its arguments, those of the process by default.
+
+    Returns:
+        The exit status: 0, or 1 after a run that diverged, or 130 after one ended by Ctrl-C; a
+        mistake in the arguments exits with 2.
+    """
+    parser = Parser(prog="tfhedge", description=DESCRIPTION)
+    version = importlib.metadata.version("tfhedge")
+    parser.add_argument("--version", action="version", version=f"tfhedge {version}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_train(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("tfhedge: interrupted", file=sys.stderr)
+        return 130
+
+
+def add_train(commands):
+    """Adds `tfhedge train`, with an option for each setting of a run."""
+    summary = "train, evaluate, draw and export a hedging policy"
+    parser = commands.add_parser("train", help=summary, description=summary.capitalize() + ".")
+    parser.set_defaults(run=lambda options: train(parser, options))
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="demo", help="default settings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
+    )
+    types = typing.get_type_hints(RunConfig)
+    for field in dataclasses.fields(RunConfig):
+        kinds = typing.get_args(types[field.name]) or (types[field.name],)
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=kinds[0],
+            choices=field.metadata["choices"],
+            default=argparse.SUPPRESS,
+            metavar=None if field.metadata["choices"] else kinds[0].__name__.upper(),
+            help=f"{field.metadata['help']}{default_text(field.name)}",
+        )
+
+
+def default_text(name):
+    """The end of a help text: the default of a setting in each preset."""
+    defaults = {preset: getattr(config, name) for preset, config in PRESETS.items()}
+    if set(defaults.values()) == {None}:
+        return ""
+    if len(set(defaults.values())) == 1:
+        return f" (default: {defaults['paper']})"
+    return f" (default: {', '.join(f'{preset} {value}' for preset, value in defaults.items())})"
+
+
+def train(parser, options):
+    """Runs `tfhedge train` and returns its exit status."""
+    names = {field.name for field in dataclasses.fields(RunConfig)}
+    settings = {name: value for name, value in vars(options).items() if name in names}
+    folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
+    try:
+        config = dataclasses.replace(PRESETS[options.preset], **settings)
+        from tfhedge.workflow import run  # only now, as it takes seconds
+
+        hedger = run.make_hedger(config)
+        run.make_folder(folder)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"{config.optimizer}, {options.preset} preset, seed {config.seed}, folder {folder}\n")
+    summary, report = run.train(hedger, config, folder)
+    done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
+    if report is None:
+        print(f"tfhedge train: training diverged, the loss is not finite; {done}", file=sys.stderr)
+        return 1
+    print(f"\n{report}\n\n{done}")
+    return 130 if summary["stopped_by"] == "interrupted" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

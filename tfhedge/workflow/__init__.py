@@ -1,0 +1,1 @@
+"""From settings to a trained, evaluated and exported policy in a folder."""

@@ -1,0 +1,83 @@
+"""All settings of a training run, with their defaults, help texts and presets.
+
+Nothing heavy is imported here, so that the command line can explain itself at once.
+"""
+
+import dataclasses
+
+from tfhedge import checks
+
+OPTIMIZERS = ("dh-kfac", "adam")
+
+
+def _setting(default, text, choices=None):
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The settings of `tfhedge train`; the defaults are those of the paper, section 4.1.
+
+    Raises:
+        ValueError: If a setting is impossible in itself. What the market, the claim or the
+            objective do not accept, they refuse themselves when the run is made.
+
+    Example:
+    >>> RunConfig(num_steps=250)
+    Traceback (most recent call last):
+    ValueError: Expected `num_steps` to be a multiple of `period`. Received: ...
+    """
+
+    optimizer: str = _setting("dh-kfac", "how to optimize", OPTIMIZERS)
+    steps: int = _setting(1000, "largest number of optimization steps")
+    batch_size: int = _setting(2048, "paths in a step")
+    learning_rate: float | None = _setting(
+        None, "dh-kfac: first share of the minimizing step, default 0.5; adam: peak, default 0.001"
+    )
+    seed: int = _setting(0, "seed of the paths, the initial weights and the optimizer")
+    target_loss: float | None = _setting(None, "stop once the validation loss is this low")
+    validate_every: int = _setting(10, "steps between validations")
+    num_paths: int = _setting(700_000, "training paths, gone through again and again")
+    validation_paths: int = _setting(16_384, "validation paths")
+    test_paths: int = _setting(70_000, "fresh paths for the final report")
+    units: int = _setting(32, "width of the policy's LSTM blocks")
+    num_blocks: int = _setting(4, "number of LSTM blocks")
+    spot: float = _setting(1.0, "Heston: initial price of the underlying")
+    v0: float = _setting(0.0625, "Heston: initial variance, annual")
+    kappa: float = _setting(8.0, "Heston: speed of mean reversion, annual")
+    theta: float = _setting(0.0625, "Heston: long-run variance, annual")
+    xi: float = _setting(1.0, "Heston: volatility of variance")
+    rho: float = _setting(-0.7, "Heston: correlation of spot and variance")
+    num_steps: int = _setting(240, "maturity T of the cliquet in time steps")
+    period: int = _setting(20, "time steps between its resets")
+    cap: float = _setting(0.015, "cap on the return of a period")
+    steps_per_year: float = _setting(250.0, "time steps in a year")
+    spot_cost: float = _setting(1e-4, "cost of trading one unit of the underlying")
+    option_cost: float = _setting(1e-2, "cost of trading one option")
+    risk_aversion: float = _setting(1000.0, "weight gamma of the variance in the loss")
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"Expected `optimizer` to be one of {OPTIMIZERS}. Received: {self.optimizer!r}"
+            )
+        for field in dataclasses.fields(self):
+            if field.type is int and field.name != "seed":
+                checks.positive_integer(field.name, getattr(self, field.name))
+        checks.positive("steps_per_year", self.steps_per_year)
+        for name in ("learning_rate", "target_loss"):
+            if getattr(self, name) is not None:
+                checks.positive(name, getattr(self, name))
+        if self.seed not in range(2**31 - 1):
+            raise ValueError(f"Expected `seed` to be in [0, 2^31 - 2]. Received: seed={self.seed}")
+        if self.num_steps % self.period:
+            raise ValueError(
+                "Expected `num_steps` to be a multiple of `period`. "
+                f"Received: num_steps={self.num_steps}, period={self.period}"
+            )
+
+
+PRESETS = {
+    "paper": RunConfig(),
+    "demo": RunConfig(steps=60, batch_size=1024, validation_paths=4096, test_paths=20_000),
+}

@@ -1,0 +1,171 @@
+"""A training run from its settings to its folder."""
+
+import dataclasses
+import json
+import math
+import time
+
+import keras
+
+from tfhedge.curvature.dhkfac import DHKFAC
+from tfhedge.evaluation import figures
+from tfhedge.evaluation.report import LEARNED, NO_HEDGE
+from tfhedge.hedging.claims import Cliquet
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.market.heston import Heston
+from tfhedge.policy.rollout import RecurrentPolicy
+from tfhedge.serving.export import export
+from tfhedge.training.callbacks import RunHistory, Stop, patient_interrupt, write_text
+from tfhedge.training.hedger import DeepHedger
+from tfhedge.training.schedules import WarmUpExponentialDecay
+
+# Streams of paths of one seed: for training, validation and the final report.
+TRAINING, VALIDATION, TEST = range(3)
+
+
+def make_problem(config):
+    """The `HedgingProblem` of a `RunConfig`."""
+    return HedgingProblem(
+        market=Heston(
+            spot=config.spot,
+            v0=config.v0,
+            kappa=config.kappa,
+            theta=config.theta,
+            xi=config.xi,
+            rho=config.rho,
+        ),
+        claim=Cliquet(config.num_steps // config.period, config.period, config.cap),
+        instruments=FloatingGrid.from_paper(
+            spot_cost=config.spot_cost, option_cost=config.option_cost
+        ),
+        objective=MeanVariance(config.risk_aversion),
+        dt=1.0 / config.steps_per_year,
+    )
+
+
+def make_optimizer(config):
+    """The Keras optimizer of a `RunConfig`.
+
+    Adam is trained as in the paper: a linear warm-up over the first epoch, here at most a fifth of
+    the steps, exponential decay, and gradients clipped to norm 1.
+    """
+    if config.optimizer == "adam":
+        epoch = math.ceil(config.num_paths / config.batch_size)
+        warm_up = max(1, min(epoch, config.steps // 5))
+        schedule = WarmUpExponentialDecay(config.learning_rate or 1e-3, warm_up, 0.9985)
+        return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    options = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
+    return DHKFAC(seed=config.seed, **options)
+
+
+def make_hedger(config):
+    """A compiled `DeepHedger`, its weights drawn with the configuration's seed."""
+    keras.utils.set_random_seed(config.seed)
+    policy = RecurrentPolicy(units=config.units, num_blocks=config.num_blocks)
+    hedger = DeepHedger(make_problem(config), policy)
+    hedger.compile(optimizer=make_optimizer(config))
+    return hedger
+
+
+def make_folder(folder):
+    """Makes the folder of a run.
+
+    Raises:
+        OSError: If it holds files already, or cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder for this run")
+    write_text(folder / "probe", "")
+    (folder / "probe").unlink()
+
+
+def train(hedger, config, folder):
+    """Trains a hedger and leaves everything about it in a folder.
+
+    The folder, which must be empty, receives `config.json`, `history.csv`, `summary.json`,
+    `validation_loss.png`, `pnl_histogram.png` and `saved_model/1/`. Ctrl-C ends the training after
+    the step under way; the run is then evaluated and saved as any other. A run whose loss ceases to
+    be finite has no policy worth evaluating, and leaves its history and a summary that says so.
+
+    Args:
+        hedger: What `make_hedger` made of the configuration.
+        config: A `RunConfig`.
+        folder: The run's folder, a `pathlib.Path`.
+
+    Returns:
+        The contents of `summary.json` and the final `HedgeReport`, None for a run that diverged.
+    """
+    write_json(folder / "config.json", dataclasses.asdict(config))
+    started = time.perf_counter()
+    with patient_interrupt() as interrupted:
+        history, stop = fit(hedger, config, folder / "history.csv", interrupted)
+        report = None
+        if stop.reason != "diverged":
+            report = hedger.evaluate_hedge(
+                config.test_paths, (config.seed, TEST), config.batch_size
+            )
+            draw(folder, history.rows, report)
+            export(hedger, folder / "saved_model")
+        summary = {
+            "steps": history.step,
+            "stopped_by": stop.reason,
+            "seconds": time.perf_counter() - started,
+            "seed": config.seed,
+            **(statistics(report) if report else {}),
+        }
+        write_json(folder / "summary.json", summary)
+    return summary, report
+
+
+def fit(hedger, config, history_path, interrupted):
+    """Fits the hedger with a validation every `config.validate_every` steps.
+
+    Returns:
+        The callbacks that recorded the history and ended the training.
+    """
+    problem = hedger.problem
+    training = problem.dataset(config.num_paths, config.batch_size, (config.seed, TRAINING))
+    validation = problem.dataset(
+        config.validation_paths, config.batch_size, (config.seed, VALIDATION)
+    )
+    history = RunHistory(history_path, config.steps)
+    stop = Stop(config.steps, config.target_loss, interrupted)
+    hedger.fit(
+        training.repeat(),
+        epochs=math.ceil(config.steps / config.validate_every),
+        steps_per_epoch=config.validate_every,
+        validation_data=validation.cache(),
+        callbacks=[history, stop],
+        verbose=0,
+    )
+    return history, stop
+
+
+def draw(folder, rows, report):
+    """Draws the course of the validation loss and the distribution of the P&L."""
+    steps, losses = zip(*((row["step"], row["val_loss"]) for row in rows), strict=True)
+    unhedged_loss = report.statistics[NO_HEDGE].loss
+    loss_figure = figures.validation_loss(steps, losses, unhedged_loss)
+    loss_figure.savefig(folder / "validation_loss.png", dpi=150)
+    figures.pnl_histogram(report).savefig(folder / "pnl_histogram.png", dpi=150)
+
+
+def statistics(report):
+    """A `HedgeReport` as a JSON-ready dictionary, the figures most asked for first."""
+    learned, unhedged = report.statistics[LEARNED], report.statistics[NO_HEDGE]
+    return {
+        "loss": learned.loss,
+        "pnl_std": learned.std,
+        "cost": learned.cost,
+        "unhedged_std": unhedged.std,
+        "unhedged_loss": unhedged.loss,
+        "statistics": {name: dataclasses.asdict(row) for name, row in report.statistics.items()},
+    }
+
+
+def write_json(path, contents):
+    """Writes a dictionary as a JSON file, all at once."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")
