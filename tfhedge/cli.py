@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -79,16 +80,43 @@ def default_text(name):
     return f" (default: {', '.join(f'{preset} {value}' for preset, value in defaults.items())})"
 
 
+def set_up_tensorflow():
+    """Sets, before TensorFlow is imported, what it reads from the environment.
+
+    The policy runs two loops over time at once, so that each has half of the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def import_quietly(name):
+    """Imports a module and lets TensorFlow find its devices, without its start-up notes.
+
+    They are written by C++, some of them before it knows of any logging level.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        module = importlib.import_module(name)
+        importlib.import_module("tensorflow").config.list_physical_devices()
+        return module
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def train(parser, options):
     """Runs `tfhedge train` and returns its exit status."""
     names = {field.name for field in dataclasses.fields(RunConfig)}
     settings = {name: value for name, value in vars(options).items() if name in names}
     folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
+    set_up_tensorflow()
     try:
         config = dataclasses.replace(PRESETS[options.preset], **settings)
-        from tfhedge.workflow import run  # only now, as it takes seconds
-
+        run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
         run.make_folder(folder)
     except (ValueError, OSError) as error:

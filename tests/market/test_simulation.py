@@ -99,7 +99,7 @@ FROM_ZERO = dataclasses.replace(PAPER, v0=0.0)
     [(PAPER, 1.0), (FROM_ZERO, 0.1), (FROM_ZERO, 1.0), (POSITIVE_RHO, 1.0)],
 )
 def test_the_correction_makes_long_steps_martingales(market, dt):
-    """Without it the mean after one step is off by 6 to 200 standard errors in these cases."""
+    """Without it the mean after one step is off by 8 to 250 standard errors in these cases."""
     spot, _ = simulated(market, 131072, 2, dt)
     assert np.all(np.abs(z_score(spot[:, 1:], market.spot)) < 4.0)
 

@@ -275,4 +275,4 @@ def _inner(left, right):
 
 
 def _all_finite(tensors):
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])
+    return tf.math.is_finite(tf.add_n([tf.reduce_sum(tf.abs(x)) for x in tensors]))

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 _COLORS = ("tab:gray", "tab:orange", "tab:blue")
 
@@ -23,6 +24,8 @@ def validation_loss(steps, losses, unhedged_loss):
     )
     axes.plot(steps, losses, marker=".", color=_COLORS[2], label="learned")
     axes.axhline(unhedged_loss, linestyle="--", color=_COLORS[0], label="no hedge")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.grid(which="both", alpha=0.3)
     axes.legend()
     return figure

@@ -53,7 +53,9 @@ class GaussNewton:
             `[num_directions, num_directions]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        changes = action_derivatives(self.policy, features, self.problem.availability, directions)
+        # Forward mode is many small operations: fused by XLA it takes a third less time.
+        derivatives = tf.function(action_derivatives, jit_compile=True)
+        changes = derivatives(self.policy, features, self.problem.availability, directions)
         return self.problem.objective.curvature_gram(
             changes, returns, self.problem.instruments.costs
         )

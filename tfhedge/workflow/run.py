@@ -49,15 +49,16 @@ def make_optimizer(config):
     """The Keras optimizer of a `RunConfig`.
 
     Adam is trained as in the paper: a linear warm-up over the first epoch, here at most a fifth of
-    the steps, exponential decay, and gradients clipped to norm 1.
+    the steps, exponential decay, and gradients clipped to norm 1. The share that DH-KFAC takes of
+    its minimizing step decays as well.
     """
     if config.optimizer == "adam":
         epoch = math.ceil(config.num_paths / config.batch_size)
         warm_up = max(1, min(epoch, config.steps // 5))
         schedule = WarmUpExponentialDecay(config.learning_rate or 1e-3, warm_up, 0.9985)
         return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-    options = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    return DHKFAC(seed=config.seed, **options)
+    schedule = keras.optimizers.schedules.ExponentialDecay(config.learning_rate or 0.5, 1, 0.995)
+    return DHKFAC(schedule, seed=config.seed)
 
 
 def make_hedger(config):

@@ -1,0 +1,37 @@
+"""The demo with seeds 0 to 4: how well it hedges, and how long it takes.
+
+Run with `python benchmarks/demo_seeds.py`; writes `benchmarks/results/demo_seeds.json`.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"
+SEEDS = range(5)
+
+
+def main():
+    """Runs the seeds one after the other and writes their summaries."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SEEDS:
+            out = Path(folder, str(seed))
+            command = [sys.executable, "-m", "tfhedge.cli", "train", "--preset", "demo"]
+            subprocess.run([*command, "--seed", str(seed), "--out", out], check=True)
+            runs.append(json.loads((out / "summary.json").read_text()))
+    machine = {"cores": os.cpu_count(), "platform": platform.platform()}
+    RESULTS.write_text(json.dumps({"machine": machine, "runs": runs}, indent=2) + "\n")
+    for run in runs:
+        print(
+            f"seed {run['seed']}: P&L std {run['pnl_std']:.5f} (no hedge {run['unhedged_std']:.5f}), "
+            f"loss {run['loss']:.4f}, {run['seconds']:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A hedging problem: its episodes, whatever the batches, its accounts, and its market's fairness."""
+
+import math
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tfhedge.hedging.claims import Cliquet
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.market.heston import Heston
+
+
+def small_problem(num_periods=3, period=3, **options):
+    return HedgingProblem(
+        market=Heston.from_paper(),
+        claim=Cliquet(num_periods, period, cap=0.015),
+        instruments=FloatingGrid((3, 1, 20), (1.01, 1.0, 0.97)),
+        objective=MeanVariance(risk_aversion=1000.0),
+        **options,
+    )
+
+
+SMALL, PAPER = small_problem(), HedgingProblem.from_paper()
+NOT_A_COUNT = st.integers(max_value=0) | st.floats() | st.booleans() | st.none() | st.text()
+
+
+def concatenated(dataset):
+    batches = [tf.nest.flatten(batch) for batch in dataset]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("num_paths", "batch_size"), [(6, 3), (7, 3), (2, 5), (1, 1), (300, 128), (300, 77)]
+)
+def test_batches_are_the_parts_of_one_big_episode(num_paths, batch_size):
+    """Path i is path i of the seed, in whatever batch; the last batch may be smaller."""
+    dataset = SMALL.dataset(num_paths, batch_size, seed=(3, 4))
+    sizes = [len(payoff) for _, (_, payoff) in dataset]
+    rest = num_paths % batch_size
+    assert sizes == [batch_size] * (num_paths // batch_size) + [rest] * bool(rest)
+    assert len(dataset) == len(sizes)
+    expected = tf.nest.flatten(SMALL.episodes(num_paths, seed=(3, 4)))
+    for part, whole in zip(concatenated(dataset), expected, strict=True):
+        assert_allclose(part, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_dataset_is_traced_once_for_all_its_batches_and_epochs():
+    with mock.patch.object(
+        HedgingProblem, "episodes", autospec=True, side_effect=HedgingProblem.episodes
+    ) as episodes:
+        dataset = SMALL.dataset(20, 5)
+        assert sum(1 for _ in dataset.repeat(2)) == 8
+    assert episodes.call_count == 1
+
+
+@pytest.mark.parametrize("first_path", [1, 5, 200])
+def test_episodes_can_begin_at_any_path(first_path):
+    later = SMALL.episodes(3, seed=8, first_path=first_path)
+    whole = SMALL.episodes(first_path + 3, seed=8)
+    for part, all_of_it in zip(tf.nest.flatten(later), tf.nest.flatten(whole), strict=True):
+        assert_allclose(part, all_of_it[first_path:], rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_tell_streams_apart():
+    spots = [SMALL.simulate(4, seed)[0][:, -1] for seed in (0, (0, 0), (0, 1), 1, (1, 1))]
+    assert_array_equal(spots[0], spots[1])
+    assert len(np.unique(spots[1:])) == 16
+
+
+def test_returns_and_payoff_are_those_of_the_paths():
+    spot, variance = SMALL.simulate(5, seed=2)
+    features, (returns, payoff) = SMALL.episodes(5, seed=2)
+    assert_allclose(payoff, SMALL.claim.payoff(spot), rtol=1e-6)
+    premiums = SMALL.instruments.premiums(SMALL.market, SMALL.dt)(variance[:, :-1])
+    assert_allclose(returns, SMALL.instruments.returns(spot, premiums), rtol=1e-5, atol=1e-7)
+    assert_allclose(features, SMALL.features(spot, variance), rtol=1e-5, atol=1e-6)
+    observed = SMALL.features(spot[:, :-1], variance[:, :-1])  # the last prices come too late
+    assert_allclose(observed, features, rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_affine_in_those_of_the_claim_the_log_spot_and_the_volatility():
+    spot, variance = (x[:, :-1] for x in SMALL.simulate(2000, seed=2))
+    market = np.stack([np.log(spot), np.sqrt(variance)], axis=-1)
+    raw = np.concatenate([SMALL.claim.features(spot), market], axis=-1)
+    features = SMALL.features(spot, variance)
+    for i in range(raw.shape[-1]):
+        slope, offset = np.polyfit(raw[..., i].ravel(), features[..., i].numpy().ravel(), 1)
+        assert slope > 0
+        assert_allclose(features[..., i], slope * raw[..., i] + offset, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        PAPER,
+        SMALL,
+        *(
+            pytest.param(
+                small_problem(period=period, num_periods=4),
+                marks=pytest.mark.xfail(reason="constant features are divided by zero"),
+            )
+            for period in (1, 2)
+        ),
+    ],
+    ids=["paper", "small", "daily resets", "resets every other day"],
+)
+def test_features_are_of_order_one(problem):
+    features, _ = problem.episodes(4096, seed=11)
+    mean, variance = tf.nn.moments(features, axes=[0, 1])
+    assert_allclose(mean, np.zeros_like(mean), rtol=0, atol=0.1)
+    std = np.sqrt(variance)
+    assert_allclose(std[std > 1e-3], 1.0, rtol=0.2)  # the others are constant
+
+
+def test_pnl_and_cost_equal_loops():
+    rng = np.random.default_rng(0)
+    shape = [3, SMALL.num_steps, SMALL.num_instruments]
+    actions, returns = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    payoff = rng.uniform(size=3).astype(np.float32)
+    pnl, cost = -payoff.astype(np.float64), np.zeros(3)
+    for n, t, i in np.ndindex(*shape):
+        pnl[n] += actions[n, t, i] * returns[n, t, i]
+        cost[n] += (1e-4 if i == 0 else 1e-2) * abs(actions[n, t, i])
+    assert_allclose(SMALL.pnl(actions, returns, payoff), pnl, rtol=1e-5, atol=1e-5)
+    assert_allclose(SMALL.cost(actions), cost, rtol=1e-5)
+
+
+def test_the_problem_of_the_paper():
+    assert (PAPER.num_steps, PAPER.num_instruments, PAPER.dt) == (240, 20, 1 / 250)
+    assert PAPER.objective == MeanVariance(risk_aversion=1000.0, quadratic_cost=8.0)
+    assert_array_equal(PAPER.availability, PAPER.instruments.availability(240))
+
+
+@given(name=st.sampled_from(["num_paths", "batch_size"]), value=NOT_A_COUNT)
+def test_bad_sizes_are_refused(name, value):
+    arguments = {"num_paths": 4, "batch_size": 2, name: value}
+    with pytest.raises(ValueError, match=f"Expected `{name}` to be a positive integer. Received"):
+        SMALL.dataset(**arguments)
+
+
+@pytest.mark.parametrize("dt", [0.0, -1 / 250, math.nan, None])
+def test_bad_time_steps_are_refused(dt):
+    with pytest.raises(ValueError, match=f"`dt` to be a positive number. Received: dt={dt}"):
+        small_problem(dt=dt)
+
+
+@pytest.mark.parametrize(
+    ("num_paths", "tolerance"),
+    [(200_000, 0.02), pytest.param(1_000_000, 0.008, marks=pytest.mark.slow)],
+)
+def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is(num_paths, tolerance):
+    """No instrument gains on average; payoff and risk are those of other implementations."""
+    chunk_size, num_trades = 8000, PAPER.availability.sum(axis=0)
+
+    @tf.function(autograph=False)
+    def chunk(first_path):
+        _, (returns, payoff) = PAPER.episodes(chunk_size, (7, 0), first_path)
+        return tf.reduce_sum(returns, axis=1) / num_trades, payoff
+
+    chunks = [chunk(tf.constant(i, tf.int64)) for i in range(0, num_paths, chunk_size)]
+    gains, payoff = (np.concatenate(x).astype(np.float64) for x in zip(*chunks, strict=True))
+    assert np.all(np.abs(gains.mean(axis=0)) < 4.0 * gains.std(axis=0) / math.sqrt(num_paths))
+    error = payoff.std() / math.sqrt(num_paths)
+    assert_allclose(payoff.mean(), 0.00624, rtol=0, atol=4.0 * error)
+    no_hedge = PAPER.objective.loss_of_moments(payoff.var(), mean_cost=0.0)
+    assert_allclose(no_hedge, 0.453, rtol=0, atol=tolerance)
