@@ -13,6 +13,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"
 SEEDS = range(5)
+LARGEST_STD = 0.0100
 
 
 def main():
@@ -28,9 +29,12 @@ def main():
     RESULTS.write_text(json.dumps({"machine": machine, "runs": runs}, indent=2) + "\n")
     for run in runs:
         print(
-            f"seed {run['seed']}: P&L std {run['pnl_std']:.5f} (no hedge {run['unhedged_std']:.5f}), "
+            f"seed {run['seed']}: P&L std {run['pnl_std']:.5f}, no hedge {run['unhedged_std']:.5f}, "
             f"loss {run['loss']:.4f}, {run['seconds']:.0f} s"
         )
+    worst = max(run["pnl_std"] for run in runs)
+    if not worst <= LARGEST_STD:
+        sys.exit(f"a P&L standard deviation of {worst:.5f} is above {LARGEST_STD}")
 
 
 if __name__ == "__main__":

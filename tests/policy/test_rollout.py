@@ -41,12 +41,12 @@ def section_4_1(policy, features):
     actions = []
     for t, observed in enumerate(features):
         x = action @ inlet[:NUM_INSTRUMENTS] + observed @ inlet[NUM_INSTRUMENTS:] + inlet_bias
-        for l, (scale, gates, gates_bias) in enumerate(blocks):
+        for block, (scale, gates, gates_bias) in enumerate(blocks):
             normalized = scale * x / np.sqrt(np.mean(x**2) + 1e-7)
-            i, f, g, o = np.split(np.append(normalized, hidden[l]) @ gates + gates_bias, 4)
-            carry[l] = expit(f + 1.0) * carry[l] + expit(i) * np.tanh(g)
-            hidden[l] = expit(o) * np.tanh(carry[l])
-            x = x + hidden[l]
+            i, f, g, o = np.split(np.append(normalized, hidden[block]) @ gates + gates_bias, 4)
+            carry[block] = expit(f + 1.0) * carry[block] + expit(i) * np.tanh(g)
+            hidden[block] = expit(o) * np.tanh(carry[block])
+            x = x + hidden[block]
         y = x @ outlet + outlet_bias
         action = AVAILABLE[t] * np.sign(y) * (np.exp(np.abs(y)) - 1.0)
         actions.append(action)

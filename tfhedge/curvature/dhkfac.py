@@ -70,7 +70,7 @@ class DHKFAC(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.5,
+        learning_rate=0.8,
         momentum=0.9,
         shrinkage=5e-4,
         factor_decay=0.95,

@@ -83,7 +83,7 @@ def evaluate_hedge(problem, policy, dataset):
     """
     underlying_only = np.eye(1, problem.num_instruments, dtype=np.float32)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def outcomes(features, returns, payoff):
         actions = policy(features)
         strategies = (tf.zeros_like(actions), actions * underlying_only, actions)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
@@ -78,8 +79,9 @@ class HedgingProblem:
         # Constants of the problem: one fixed sample, whatever the seed of the training.
         with tf.init_scope():
             raw = self._raw_features(*self.simulate(num_paths=2048, seed=(0, 2**31 - 1)))
-            mean, variance = tf.nn.moments(raw, axes=[0, 1])
-            return mean.numpy(), variance.numpy() ** 0.5
+            mean, variance = (x.numpy() for x in tf.nn.moments(raw, axes=[0, 1]))
+            # A feature may be constant, as the time of day in periods of one step.
+            return mean, np.sqrt(np.where(variance > 1e-12, variance, 1.0))
 
     def simulate(self, num_paths, seed, first_path=0):
         """Market paths; path i is the same in whatever batch it comes.

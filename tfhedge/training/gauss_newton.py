@@ -54,7 +54,7 @@ class GaussNewton:
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
         # Forward mode is many small operations: fused by XLA it takes a third less time.
-        derivatives = tf.function(action_derivatives, jit_compile=True)
+        derivatives = tf.function(action_derivatives, autograph=False, jit_compile=True)
         changes = derivatives(self.policy, features, self.problem.availability, directions)
         return self.problem.objective.curvature_gram(
             changes, returns, self.problem.instruments.costs

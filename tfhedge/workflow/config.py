@@ -32,7 +32,7 @@ class RunConfig:
     steps: int = _setting(1000, "largest number of optimization steps")
     batch_size: int = _setting(2048, "paths in a step")
     learning_rate: float | None = _setting(
-        None, "dh-kfac: first share of the minimizing step, default 0.5; adam: peak, default 0.001"
+        None, "dh-kfac: first share of the minimizing step, default 0.8; adam: peak, default 0.001"
     )
     seed: int = _setting(0, "seed of the paths, the initial weights and the optimizer")
     target_loss: float | None = _setting(None, "stop once the validation loss is this low")

@@ -57,7 +57,7 @@ def make_optimizer(config):
         warm_up = max(1, min(epoch, config.steps // 5))
         schedule = WarmUpExponentialDecay(config.learning_rate or 1e-3, warm_up, 0.9985)
         return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-    schedule = keras.optimizers.schedules.ExponentialDecay(config.learning_rate or 0.5, 1, 0.995)
+    schedule = keras.optimizers.schedules.ExponentialDecay(config.learning_rate or 0.8, 1, 0.998)
     return DHKFAC(schedule, seed=config.seed)
 
 
