@@ -29,8 +29,8 @@ def main():
     RESULTS.write_text(json.dumps({"machine": machine, "runs": runs}, indent=2) + "\n")
     for run in runs:
         print(
-            f"seed {run['seed']}: P&L std {run['pnl_std']:.5f}, no hedge {run['unhedged_std']:.5f}, "
-            f"loss {run['loss']:.4f}, {run['seconds']:.0f} s"
+            f"seed {run['seed']}: P&L std {run['pnl_std']:.5f} "
+            f"(no hedge {run['unhedged_std']:.5f}), loss {run['loss']:.4f}, {run['seconds']:.0f} s"
         )
     worst = max(run["pnl_std"] for run in runs)
     if not worst <= LARGEST_STD:

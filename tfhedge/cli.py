@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import importlib.metadata
+import itertools
 import os
 import sys
 import time
@@ -57,23 +58,26 @@ def add_train(commands):
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
     )
-    types = typing.get_type_hints(RunConfig)
-    for field in dataclasses.fields(RunConfig):
-        kinds = typing.get_args(types[field.name]) or (types[field.name],)
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=kinds[0],
-            choices=field.metadata["choices"],
-            default=argparse.SUPPRESS,
-            metavar=None if field.metadata["choices"] else kinds[0].__name__.upper(),
-            help=f"{field.metadata['help']}{default_text(field.name)}",
-        )
+    fields = dataclasses.fields(RunConfig)
+    for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
+        options = parser.add_argument_group(heading)
+        for field in group:
+            kind = (typing.get_args(field.type) or [field.type])[0]  # float of float | None
+            choices = field.metadata["choices"]
+            options.add_argument(
+                "--" + field.name.replace("_", "-"),
+                type=kind,
+                choices=choices,
+                default=argparse.SUPPRESS,
+                metavar=None if choices else kind.__name__.upper(),
+                help=field.metadata["help"] + default_text(field.name),
+            )
 
 
 def default_text(name):
-    """The end of a help text: the default of a setting in each preset."""
+    """The end of a help text: the default of a setting in each preset, if that is a number."""
     defaults = {preset: getattr(config, name) for preset, config in PRESETS.items()}
-    if set(defaults.values()) == {None}:
+    if None in defaults.values():
         return ""
     if len(set(defaults.values())) == 1:
         return f" (default: {defaults['paper']})"

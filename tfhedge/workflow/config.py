@@ -7,11 +7,19 @@ import dataclasses
 
 from tfhedge import checks
 
-OPTIMIZERS = ("dh-kfac", "adam")
+# The learning rate that each optimizer starts from or rises to, where none is given.
+OPTIMIZERS = {"dh-kfac": 0.8, "adam": 0.001}
+
+# Under these headings the command line explains the settings.
+TRAINING = "training"
+POLICY = "policy"
+MARKET = "market (Heston, annual units)"
+CLAIM = "cliquet, costs and objective"
 
 
-def _setting(default, text, choices=None):
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+def _setting(group, default, text, choices=None):
+    metadata = {"group": group, "help": text, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,38 +36,45 @@ class RunConfig:
     ValueError: Expected `num_steps` to be a multiple of `period`. Received: ...
     """
 
-    optimizer: str = _setting("dh-kfac", "how to optimize", OPTIMIZERS)
-    steps: int = _setting(1000, "largest number of optimization steps")
-    batch_size: int = _setting(2048, "paths in a step")
+    optimizer: str = _setting(TRAINING, "dh-kfac", "how to optimize", tuple(OPTIMIZERS))
+    steps: int = _setting(TRAINING, 1000, "largest number of optimization steps")
+    batch_size: int = _setting(TRAINING, 2048, "paths in a step")
     learning_rate: float | None = _setting(
-        None, "dh-kfac: first share of the minimizing step, default 0.8; adam: peak, default 0.001"
+        TRAINING,
+        None,
+        "dh-kfac: initial share of the minimizing step; adam: peak learning rate (default: "
+        + ", ".join(f"{name} {rate}" for name, rate in OPTIMIZERS.items())
+        + ")",
     )
-    seed: int = _setting(0, "seed of the paths, the initial weights and the optimizer")
-    target_loss: float | None = _setting(None, "stop once the validation loss is this low")
-    validate_every: int = _setting(10, "steps between validations")
-    num_paths: int = _setting(700_000, "training paths, gone through again and again")
-    validation_paths: int = _setting(16_384, "validation paths")
-    test_paths: int = _setting(70_000, "fresh paths for the final report")
-    units: int = _setting(32, "width of the policy's LSTM blocks")
-    num_blocks: int = _setting(4, "number of LSTM blocks")
-    spot: float = _setting(1.0, "Heston: initial price of the underlying")
-    v0: float = _setting(0.0625, "Heston: initial variance, annual")
-    kappa: float = _setting(8.0, "Heston: speed of mean reversion, annual")
-    theta: float = _setting(0.0625, "Heston: long-run variance, annual")
-    xi: float = _setting(1.0, "Heston: volatility of variance")
-    rho: float = _setting(-0.7, "Heston: correlation of spot and variance")
-    num_steps: int = _setting(240, "maturity T of the cliquet in time steps")
-    period: int = _setting(20, "time steps between its resets")
-    cap: float = _setting(0.015, "cap on the return of a period")
-    steps_per_year: float = _setting(250.0, "time steps in a year")
-    spot_cost: float = _setting(1e-4, "cost of trading one unit of the underlying")
-    option_cost: float = _setting(1e-2, "cost of trading one option")
-    risk_aversion: float = _setting(1000.0, "weight gamma of the variance in the loss")
+    seed: int = _setting(TRAINING, 0, "seed of the paths, the initial weights and the optimizer")
+    target_loss: float | None = _setting(
+        TRAINING, None, "stop once the validation loss is this low (default: never)"
+    )
+    validate_every: int = _setting(TRAINING, 10, "steps between validations")
+    num_paths: int = _setting(TRAINING, 700_000, "training paths, gone through again and again")
+    validation_paths: int = _setting(TRAINING, 16_384, "validation paths")
+    test_paths: int = _setting(TRAINING, 70_000, "fresh paths for the final report")
+    units: int = _setting(POLICY, 32, "width of the policy's LSTM blocks")
+    num_blocks: int = _setting(POLICY, 4, "number of LSTM blocks")
+    spot: float = _setting(MARKET, 1.0, "initial price of the underlying")
+    v0: float = _setting(MARKET, 0.0625, "initial variance")
+    kappa: float = _setting(MARKET, 8.0, "speed of mean reversion")
+    theta: float = _setting(MARKET, 0.0625, "long-run variance")
+    xi: float = _setting(MARKET, 1.0, "volatility of variance")
+    rho: float = _setting(MARKET, -0.7, "correlation of spot and variance")
+    num_steps: int = _setting(CLAIM, 240, "maturity T of the cliquet in time steps")
+    period: int = _setting(CLAIM, 20, "time steps between its resets")
+    cap: float = _setting(CLAIM, 0.015, "cap on the return of a period")
+    steps_per_year: float = _setting(CLAIM, 250.0, "time steps in a year")
+    spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
+    option_cost: float = _setting(CLAIM, 1e-2, "cost of trading one option")
+    risk_aversion: float = _setting(CLAIM, 1000.0, "weight gamma of the variance in the loss")
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(
-                f"Expected `optimizer` to be one of {OPTIMIZERS}. Received: {self.optimizer!r}"
+                f"Expected `optimizer` to be one of {list(OPTIMIZERS)}. "
+                f"Received: optimizer={self.optimizer!r}"
             )
         for field in dataclasses.fields(self):
             if field.type is int and field.name != "seed":

@@ -20,6 +20,7 @@ from tfhedge.serving.export import export
 from tfhedge.training.callbacks import RunHistory, Stop, patient_interrupt, write_text
 from tfhedge.training.hedger import DeepHedger
 from tfhedge.training.schedules import WarmUpExponentialDecay
+from tfhedge.workflow.config import OPTIMIZERS
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
@@ -52,12 +53,13 @@ def make_optimizer(config):
     the steps, exponential decay, and gradients clipped to norm 1. The share that DH-KFAC takes of
     its minimizing step decays as well.
     """
+    learning_rate = config.learning_rate or OPTIMIZERS[config.optimizer]
     if config.optimizer == "adam":
         epoch = math.ceil(config.num_paths / config.batch_size)
         warm_up = max(1, min(epoch, config.steps // 5))
-        schedule = WarmUpExponentialDecay(config.learning_rate or 1e-3, warm_up, 0.9985)
+        schedule = WarmUpExponentialDecay(learning_rate, warm_up, 0.9985)
         return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-    schedule = keras.optimizers.schedules.ExponentialDecay(config.learning_rate or 0.8, 1, 0.998)
+    schedule = keras.optimizers.schedules.ExponentialDecay(learning_rate, 1, 0.998)
     return DHKFAC(schedule, seed=config.seed)
 
 
