@@ -92,7 +92,8 @@ def test_a_graph_serves_every_number_of_paths():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"maturities": (1,), "strikes": (1.0, 1.1)}, "same length, got 1 and 2"),
+        ({"maturities": (1,), "strikes": (1.0, 1.1)}, "of one length. Received: 1 and 2"),
+        ({"maturities": (), "strikes": ()}, "at least one option"),
         ({"maturities": (0,)}, "`maturities` to be a positive integer.*maturities=0"),
         ({"maturities": (2.0,)}, "`maturities` to be a positive integer.*maturities=2.0"),
         ({"strikes": (0.0,)}, "`strikes` to be a positive number.*strikes=0.0"),

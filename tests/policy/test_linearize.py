@@ -99,7 +99,6 @@ def test_each_path_has_its_own_pseudo_gradients_in_a_batch_of_any_size(policy):
             assert_allclose(part, whole[paths], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.xfail(reason="tf.while_loop refuses the body's tuple where a list went in")
 def test_without_a_graph_the_results_are_the_same(policy):
     directions = random_directions(policy)
     for function, graph, last in (

@@ -106,7 +106,6 @@ def test_a_failed_export_leaves_nothing_behind(hedger, broken, error, message, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(reason="not checked, and TensorFlow Serving ignores such folders")
 @pytest.mark.parametrize("version", [0, "latest"])
 def test_bad_versions_are_refused(hedger, version, tmp_path):
     with pytest.raises(ValueError, match="`version` to be a positive integer"):

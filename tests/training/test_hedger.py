@@ -124,7 +124,6 @@ def test_the_variance_does_not_cancel():
     assert_array_equal(list(metric.result().values()), 0.0)
 
 
-@pytest.mark.xfail(reason="the first trace makes the optimizer's variables, so there is another")
 def test_training_is_traced_once_for_batches_of_all_sizes(training):
     hedger, *_ = training
     assert hedger.num_traces == 1
@@ -166,7 +165,6 @@ def test_report_is_on_fresh_paths(trading_hedger):
     assert_allclose(report.statistics["learned"].cost, expected["cost"], rtol=1e-4)
 
 
-@pytest.mark.xfail(reason="tf.while_loop refuses the body's tuple where a list went in")
 def test_dh_kfac_runs_without_a_graph():
     hedger = new_hedger(th.DHKFAC(), run_eagerly=True)
     hedger.fit(PROBLEM.dataset(16, 8), verbose=0)

@@ -63,7 +63,7 @@ class DHKFAC(keras.optimizers.Optimizer):
     Example:
     >>> DHKFAC(shrinkage=1.5)
     Traceback (most recent call last):
-    ValueError: Expected `shrinkage` to be a number in [0.0, 1.0]. Received: shrinkage=1.5
+    ValueError: Expected `shrinkage` to be a number in (0.0, 1.0]. Received: shrinkage=1.5
 
     Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, Algorithm 1.
     """
@@ -83,11 +83,12 @@ class DHKFAC(keras.optimizers.Optimizer):
         num_quadratic_paths=256,
         seed=0,
         name="dh_kfac",
-        **kwargs,
     ):
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            checks.in_range("learning_rate", learning_rate, 0.0, 1.0, closed="right")
+        super().__init__(learning_rate=learning_rate, name=name)
         self.momentum = checks.in_range("momentum", momentum, 0.0, 1.0)
-        self.shrinkage = checks.in_range("shrinkage", shrinkage, 0.0, 1.0)
+        self.shrinkage = checks.in_range("shrinkage", shrinkage, 0.0, 1.0, closed="right")
         self.factor_decay = checks.in_range("factor_decay", factor_decay, 0.0, 1.0)
         self.diagonal_decay = checks.in_range("diagonal_decay", diagonal_decay, 0.0, 1.0)
         self.factor_interval = checks.positive_integer("factor_interval", factor_interval)
@@ -182,6 +183,7 @@ class DHKFAC(keras.optimizers.Optimizer):
             for v, p in zip(direction, previous, strict=True)
         ]
         finite = _all_finite(update)
+        coefficients = tf.where(finite, coefficients, 0.0)
         self.step_size.assign(-coefficients[0])
         self.momentum_used.assign(coefficients[1])
         self.rejected_steps.assign_add(tf.where(finite, 0.0, 1.0))
@@ -202,15 +204,17 @@ class DHKFAC(keras.optimizers.Optimizer):
         def take_in(sample):
             for (_, block), (a, g) in zip(self.blocks, sample, strict=True):
                 block.update_factors(a, g, factor_decay)
-            _when(self.iterations % self.eigenbasis_interval == 0, renew_eigenbases)
+            renew_eigenbases()
             for (_, block), (a, g) in zip(self.blocks, sample, strict=True):
                 block.update_diagonal(a, g, diagonal_decay)
 
         def renew_eigenbases():
-            for _, block in self.blocks:
-                block.update_eigenbasis()
+            _when(
+                self.iterations % self.eigenbasis_interval == 0,
+                lambda: [block.update_eigenbasis() for _, block in self.blocks],
+            )
 
-        _when(self.iterations % self.factor_interval == 0, update)
+        _when(self.iterations % self.factor_interval == 0, update, otherwise=renew_eigenbases)
 
     def _precondition(self, gradients):
         """Lines 16 to 19."""
@@ -230,7 +234,11 @@ class DHKFAC(keras.optimizers.Optimizer):
             *("eigenbasis_interval", "trust_region", "trust_region_decay"),
             *("num_curvature_paths", "num_quadratic_paths", "seed"),
         ]
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        inherited = super().get_config()
+        return {
+            **{name: inherited[name] for name in ("name", "learning_rate")},
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 def minimize_in_plane(slopes, gram, max_momentum):
@@ -265,9 +273,9 @@ def minimize_in_plane(slopes, gram, max_momentum):
     return tf.stack([-alpha, mu])
 
 
-def _when(condition, act):
-    """Runs `act`, which has effects and no value, where `condition` holds."""
-    tf.cond(condition, lambda: (act(), tf.no_op())[1:], lambda: (tf.no_op(),))
+def _when(condition, act, otherwise=lambda: None):
+    """Runs `act` where `condition` holds, else `otherwise`: functions with effects and no value."""
+    tf.cond(condition, lambda: (act(), tf.no_op())[1:], lambda: (otherwise(), tf.no_op())[1:])
 
 
 def _inner(left, right):

@@ -126,15 +126,15 @@ class DiagonalBlock:
 def shrink(diagonal, intensity):
     """Linear shrinkage towards the mean, eq. (11): (1 - rho) D + rho mean(D).
 
-    A diagonal that is all zero, as that of a layer without influence, becomes one.
+    A diagonal that is all zero, as that of a layer without influence, becomes all one.
 
     Example:
     >>> print(shrink(tf.constant([0.0, 1.0]), 0.2).numpy())
     [0.1 0.9]
     """
     mean = tf.reduce_mean(diagonal)
-    mean = tf.where(mean > 0.0, mean, tf.ones_like(mean))
-    return (1.0 - intensity) * diagonal + intensity * mean
+    shrunk = (1.0 - intensity) * diagonal + intensity * mean
+    return tf.where(mean > 0.0, shrunk, tf.ones_like(shrunk))
 
 
 def _average(variable, value, decay):

@@ -83,7 +83,9 @@ def evaluate_hedge(problem, policy, dataset):
     """
     underlying_only = np.eye(1, problem.num_instruments, dtype=np.float32)
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    features_spec, targets_spec = dataset.element_spec
+
+    @tf.function(autograph=False, input_signature=[features_spec, *targets_spec])
     def outcomes(features, returns, payoff):
         actions = policy(features)
         strategies = (tf.zeros_like(actions), actions * underlying_only, actions)

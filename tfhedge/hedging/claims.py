@@ -91,7 +91,7 @@ class Cliquet:
             tf.stack([tf.math.log(since_reset), payoff_now], axis=-1), [-1, self.num_steps, 2]
         )
         step = tf.range(self.num_steps, dtype=spot.dtype)
-        phase = 2.0 * math.pi * step / self.period
+        phase = 2.0 * math.pi * (step % self.period) / self.period
         clock = [step / self.num_steps]
         clock += [wave(k * phase) for k in (1, 2) for wave in (tf.sin, tf.cos)]
         clock = tf.broadcast_to(tf.stack(clock, axis=-1), [tf.shape(spot)[0], self.num_steps, 5])

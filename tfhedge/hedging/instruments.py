@@ -50,9 +50,11 @@ class FloatingGrid:
     def __post_init__(self):
         if len(self.maturities) != len(self.strikes):
             raise ValueError(
-                "maturities and strikes must have the same length, "
-                f"got {len(self.maturities)} and {len(self.strikes)}"
+                "Expected `maturities` and `strikes` to be of one length. "
+                f"Received: {len(self.maturities)} and {len(self.strikes)} of them"
             )
+        if not self.maturities:
+            raise ValueError("Expected at least one option. Received: maturities=()")
         for maturity in self.maturities:
             checks.positive_integer("maturities", maturity)
         for strike in self.strikes:

@@ -64,6 +64,11 @@ class HedgingProblem:
         """Number of instruments d."""
         return self.instruments.num_instruments
 
+    @property
+    def num_features(self):
+        """Number of features that the hedger observes at each time."""
+        return len(self._feature_moments[0])
+
     @functools.cached_property
     def availability(self):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""

@@ -26,7 +26,7 @@ class HedgeCell(keras.layers.Layer):
 
         x_0 = W^I I_t + W^u u_{t-1} + b
         x_l = x_{l-1} + LSTM_l( RMSNorm_l(x_{l-1}) ),      l = 1..num_blocks
-        u_t = m_t * symexp( W x + b ).
+        u_t = symexp( m_t * (W x_L + b) ).
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
     hardly trades. All weights sit in layers that apply one matrix or one scale to an input a_t:
@@ -122,7 +122,7 @@ class HedgeCell(keras.layers.Layer):
             hidden, carry = lstm(gates, carry)
             next_memory += [hidden, carry]
             x = x + hidden
-        action = available * symexp(linear(x))
+        action = symexp(available * linear(x))
         return action, [action, *next_memory], layer_inputs
 
     def get_config(self):

@@ -95,6 +95,6 @@ def _unroll(step, sequences, states):
         return t + 1, states, [o.write(t, v) for o, v in zip(outputs, values, strict=True)]
 
     *_, outputs = tf.while_loop(
-        lambda t, *_: t < num_steps, body, [0, states, outputs], maximum_iterations=num_steps
+        lambda t, *_: t < num_steps, body, (0, states, outputs), maximum_iterations=num_steps
     )
     return [array.stack() for array in outputs]

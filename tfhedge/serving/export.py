@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfhedge import checks
+
 
 def export(hedger, directory, version=1):
     """Writes `directory/<version>/`, a SavedModel for TensorFlow Serving, and checks it.
@@ -29,11 +31,12 @@ def export(hedger, directory, version=1):
         Path of the SavedModel.
 
     Raises:
+        ValueError: If the version is not a positive integer.
         FileExistsError: If that version is there already.
         RuntimeError: If the SavedModel does not do what the hedger does.
     """
     problem, base = hedger.problem, Path(directory)
-    target = base / str(version)
+    target = base / str(checks.positive_integer("version", version))
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another version")
     base.mkdir(parents=True, exist_ok=True)

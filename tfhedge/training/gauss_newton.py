@@ -8,6 +8,9 @@ from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy.linearize import action_derivatives, pseudo_gradients
 from tfhedge.policy.rollout import RecurrentPolicy
 
+# Forward mode is many small operations: fused by XLA it takes a third less time.
+_compiled_derivatives = tf.function(action_derivatives, autograph=False, jit_compile=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton:
@@ -53,9 +56,9 @@ class GaussNewton:
             `[num_directions, num_directions]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        # Forward mode is many small operations: fused by XLA it takes a third less time.
-        derivatives = tf.function(action_derivatives, autograph=False, jit_compile=True)
-        changes = derivatives(self.policy, features, self.problem.availability, directions)
+        changes = _compiled_derivatives(
+            self.policy, features, self.problem.availability, directions
+        )
         return self.problem.objective.curvature_gram(
             changes, returns, self.problem.instruments.costs
         )

@@ -85,6 +85,11 @@ class DeepHedger(keras.Model):
         self.problem = problem
         self.policy = policy
         self.hedge_metric = HedgeMetric(problem.objective)
+        self.build((None, problem.num_steps, problem.num_features))
+
+    def build(self, features_shape):
+        """Creates the policy's weights."""
+        self.policy.build(features_shape, self.problem.availability.shape)
 
     @property
     def metrics(self):
@@ -94,6 +99,8 @@ class DeepHedger(keras.Model):
     def compile(self, optimizer="adam", jit_compile=False, **kwargs):
         """Sets the optimizer; XLA is off unless asked for, as Keras' loop over time loses by it."""
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        # State that is made while `train_step` is traced would have it traced twice.
+        self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args, shuffle=False, **kwargs):
         """Trains; paths are independent of each other, so that there is nothing to shuffle."""
@@ -129,12 +136,13 @@ class DeepHedger(keras.Model):
         )
         return self.hedge_metric.result()
 
-    def evaluate_hedge(self, num_paths=20_000, seed=1, batch_size=2048):
+    def evaluate_hedge(self, num_paths=20_000, seed=(0, 2), batch_size=2048):
         """Compares the policy with no hedge and with itself without its option trades.
 
         Args:
             num_paths: Number of fresh paths.
-            seed: Their seed: an integer, or a pair of them.
+            seed: Their seed, an integer or a pair of them; the default is a pair, so that these
+                paths are not those of a training with any single integer.
             batch_size: Paths simulated at once.
 
         Returns:

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that the command line can explain itself at o
 """
 
 import dataclasses
+import math
 
 from tfhedge import checks
 
@@ -80,9 +81,11 @@ class RunConfig:
             if field.type is int and field.name != "seed":
                 checks.positive_integer(field.name, getattr(self, field.name))
         checks.positive("steps_per_year", self.steps_per_year)
-        for name in ("learning_rate", "target_loss"):
-            if getattr(self, name) is not None:
-                checks.positive(name, getattr(self, name))
+        if self.target_loss is not None:
+            checks.positive("target_loss", self.target_loss)
+        if self.learning_rate is not None:
+            largest = 1.0 if self.optimizer == "dh-kfac" else math.inf
+            checks.in_range("learning_rate", self.learning_rate, 0.0, largest, closed="right")
         if self.seed not in range(2**31 - 1):
             raise ValueError(f"Expected `seed` to be in [0, 2^31 - 2]. Received: seed={self.seed}")
         if self.num_steps % self.period:
