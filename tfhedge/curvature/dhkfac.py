@@ -29,9 +29,9 @@ class DHKFAC(keras.optimizers.Optimizer):
        decays by a constant factor every step.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
-    Algorithm 1 as printed takes step lengths from \hat B instead of B (line 20) and a constant
-    momentum (line 22). Along its own preconditioned gradient, \hat B is smaller than B by a factor
-    of hundreds, so that its steps need a cap found by trial.
+    Algorithm 1 as printed takes its step length from \hat B (line 20) and a constant momentum (line
+    22). But \hat B leaves out what couples the layers and is smaller than B along its own
+    preconditioned gradient, so that those steps need a cap found by trial.
 
     A and G start at their first estimates, which the moving averages then take in as a plain mean
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
