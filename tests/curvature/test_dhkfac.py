@@ -46,6 +46,8 @@ def flat(tensors):
 class Quadratic:
     """The loss w'Bw / 2 - b'w, and samples that have little to do with B."""
 
+    loss_scale = 2.0
+
     def __init__(self):
         rng = np.random.default_rng(1)
         size = sum(np.prod(shape) for shape in shapes())
@@ -157,7 +159,7 @@ class Transcription:
         rate = learning_rate(i) if callable(learning_rate) else learning_rate
         update = float(rate) * (-alpha * plane[0] + momentum * plane[1])
         size = update @ self.problem.matrix @ update
-        radius = options["trust_region"] * options["trust_region_decay"] ** i
+        radius = 2.0 * options["trust_region"] * options["trust_region_decay"] ** i
         update *= min(1.0, np.sqrt(radius / size))
         self.weights, self.previous, self.iteration = self.weights + update, update, i + 1
 
@@ -228,7 +230,7 @@ def test_a_quadratic_is_minimized():
 
 def test_the_trust_region_bounds_the_step():
     problem, variables = Quadratic(), new_variables()
-    optimizer = DHKFAC(trust_region=1e-3, trust_region_decay=0.5)
+    optimizer = DHKFAC(trust_region=5e-4, trust_region_decay=0.5)
     optimizer.build(variables)
     step = graph_step(optimizer, problem, variables)
     for i in range(4):

@@ -25,8 +25,9 @@ class DHKFAC(keras.optimizers.Optimizer):
            M(delta) = g' delta + delta' B delta / 2,
 
        and takes the minimizer of M with 0 <= mu <= momentum, scaled by the learning rate to guard
-       against the noise in g, and within the trust region delta' B delta <= rho_TR, whose size
-       decays by a constant factor every step.
+       against the noise in g, and within the trust region delta' B delta <= rho_TR |loss|, whose
+       size decays by a constant factor every step. The region seldom binds; when a few extreme
+       paths make a gradient, it does.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     Algorithm 1 as printed takes its step length from \hat B (line 20) and a constant momentum (line
@@ -50,7 +51,7 @@ class DHKFAC(keras.optimizers.Optimizer):
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
         eigenbasis_interval: Steps N^evd between eigendecompositions.
-        trust_region: Initial size rho_TR of the trust region, in units of the loss.
+        trust_region: Initial size rho_TR of the trust region, as a share of the loss.
         trust_region_decay: Its decay beta^TR in a step.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         num_quadratic_paths: Number of paths on which B is evaluated for the step length.
@@ -77,7 +78,7 @@ class DHKFAC(keras.optimizers.Optimizer):
         diagonal_decay=0.95,
         factor_interval=1,
         eigenbasis_interval=5,
-        trust_region=1.0,
+        trust_region=0.3,
         trust_region_decay=0.997,
         num_curvature_paths=32,
         num_quadratic_paths=256,
@@ -140,10 +141,11 @@ class DHKFAC(keras.optimizers.Optimizer):
         Args:
             grads: Gradients of the loss.
             trainable_variables: The variables they belong to.
-            curvature: The curvature B of the batch, with two methods.
+            curvature: The curvature B of the batch, with two methods and an attribute.
                 `sample(num_paths, seed)` returns, for each layer in the order of the variables, its
                 inputs and pseudo-gradients, `[num_paths, num_steps, size]`.
                 `gram(directions, num_paths)` returns the matrix of v_i' B v_j.
+                `loss_scale` is the size of the loss, for the trust region.
 
         Raises:
             ValueError: If no curvature is given.
@@ -174,8 +176,9 @@ class DHKFAC(keras.optimizers.Optimizer):
         coefficients = minimize_in_plane(slopes, gram, self.momentum) * self.learning_rate
 
         decay = self.trust_region_decay ** tf.cast(self.iterations, tf.float32)
+        radius = self.trust_region * decay * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
-        shortened = tf.sqrt(tf.math.divide_no_nan(self.trust_region * decay, curved))
+        shortened = tf.sqrt(tf.math.divide_no_nan(radius, curved))
         coefficients *= tf.where(curved > 0.0, tf.minimum(1.0, shortened), 1.0)
 
         update = [

@@ -21,12 +21,14 @@ class GaussNewton:
         policy: The policy, whose Jacobian is J.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+        loss_scale: The size of the batch's loss.
     """
 
     problem: HedgingProblem
     policy: RecurrentPolicy
     features: tf.Tensor
     returns: tf.Tensor
+    loss_scale: tf.Tensor
 
     def sample(self, num_paths, seed):
         """Inputs a_t and pseudo-gradients g_t of each layer, for the first paths of the batch.

@@ -120,7 +120,7 @@ class DeepHedger(keras.Model):
             loss = self.problem.objective.loss(pnl, cost)
         gradients = tape.gradient(loss, self.trainable_variables)
         if isinstance(self.optimizer, DHKFAC):
-            curvature = GaussNewton(self.problem, self.policy, features, returns)
+            curvature = GaussNewton(self.problem, self.policy, features, returns, tf.abs(loss))
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
         else:
             self.optimizer.apply(gradients, self.trainable_variables)
