@@ -58,7 +58,7 @@ def test_gram_is_the_dense_matrix_seen_from_the_directions(policy, episodes, den
 
     @tf.function(autograph=False)
     def gram(*episodes):
-        return GaussNewton(PROBLEM, policy, *episodes).gram(tensors, NUM_PATHS)
+        return GaussNewton(PROBLEM, policy, *episodes, loss_scale=1.0).gram(tensors, NUM_PATHS)
 
     followed_by_others = [tf.concat([x, 2.0 * x], axis=0) for x in episodes]
     # The costs are float32 numbers, multiplied by 8 in float32.
@@ -72,7 +72,9 @@ def test_samples_have_the_dense_blocks_as_second_moments(policy, episodes, dense
 
     @tf.function(autograph=False)
     def sample(features, returns):
-        return GaussNewton(PROBLEM, policy, features, returns).sample(num_samples, seed=(1, 2))
+        return GaussNewton(PROBLEM, policy, features, returns, loss_scale=1.0).sample(
+            num_samples, seed=(1, 2)
+        )
 
     weights, start = list(policy.trainable_variables), 0
     for a, g in sample(*(tf.tile(x, [num_copies, 1, 1]) for x in episodes)):
@@ -101,7 +103,7 @@ def test_samples_are_of_the_first_paths_and_of_the_seed(policy, episodes):
 
     @tf.function(autograph=False)
     def sample(seed):
-        return GaussNewton(PROBLEM, policy, features, returns).sample(2, seed)
+        return GaussNewton(PROBLEM, policy, features, returns, loss_scale=1.0).sample(2, seed)
 
     inputs, first = zip(*sample(tf.constant([1, 2])), strict=True)
     _, again = zip(*sample(tf.constant([1, 2])), strict=True)
