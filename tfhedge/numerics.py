@@ -29,6 +29,26 @@ def symexp(x):
     return tf.where(negative, -magnitude, magnitude)
 
 
+def complex_log1p(x):
+    r"""$\log(1 + x)$ of complex numbers, precise for small ones.
+
+    $$\log(1 + a + ib) = \tfrac12\,\mathrm{log1p}(a(2 + a) + b^2) + i\,\mathrm{atan2}(b, 1 + a)$$
+
+    `tf.math.log1p` is off by 1e-16 for complex numbers however small they are.
+
+    Args:
+        x: complex tensor of any shape.
+
+    Returns:
+        Tensor with the shape and dtype of `x`, the principal branch.
+
+    >>> complex_log1p(tf.constant(1e-12j, tf.complex128)).numpy().item()
+    (5e-25+1e-12j)
+    """
+    a, b = tf.math.real(x), tf.math.imag(x)
+    return tf.complex(0.5 * tf.math.log1p(a * (2.0 + a) + b**2), tf.atan2(b, 1.0 + a))
+
+
 def chebyshev_points(num_points):
     r"""Chebyshev points of the first kind, $\cos((j + \tfrac12)\pi/n)$ for $j = 0, \dots, n - 1$.
 
