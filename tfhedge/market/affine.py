@@ -81,7 +81,7 @@ def moment_exists(order, maturity, kappa, xi, rho):
     proposition 3.1.
 
     >>> tau = tf.constant([0.1, 10.0], tf.float64)
-    >>> moment_exists(tf.constant(20.0, tf.float64), tau, kappa=8.0, xi=1.0, rho=-0.7).numpy()
+    >>> moment_exists(tf.constant(40.0, tf.float64), tau, kappa=8.0, xi=1.0, rho=-0.7).numpy()
     array([ True, False])
     """
     beta = kappa - rho * xi * order

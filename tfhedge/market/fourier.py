@@ -12,6 +12,7 @@ from tfhedge.market.affine import (
     moment_exists,
     to_complex,
 )
+from tfhedge.numerics import bisect
 
 _NUM_NODES = 96
 # The contour's slope far out is at most tan 30 degrees, half way to the singularities.
@@ -180,7 +181,7 @@ def _contour(k, *parameters):
         return _log_moment(z, *parameters) - z * to_complex(k)
 
     # How far from the pole the moments exist.
-    log_width = _bisect(
+    log_width = bisect(
         lambda x: moment_exists(pole + sign * tf.exp(x), maturity, kappa, xi, rho),
         math.log(1e-4) * ones,
         math.log(1e20) * ones,
@@ -196,7 +197,7 @@ def _contour(k, *parameters):
         slope = tf.math.imag(exponent(tf.complex(pole + sign * passed, step))) / step
         return sign * slope - 1.0 / passed - 1.0 / (1.0 + passed) + 1.0 / left < 0
 
-    logit = _bisect(descends, -60.0 * ones, 20.0 * ones, 30)
+    logit = bisect(descends, -60.0 * ones, 20.0 * ones, 30)
     saddle = pole + sign * width * tf.sigmoid(logit)
     start = tf.where(is_direct, saddle, 0.5 * ones)
 
@@ -207,7 +208,7 @@ def _contour(k, *parameters):
         return tf.math.real(exponent(z)) - tf.math.log(tf.abs(poles))
 
     top = log_size(to_complex(start))
-    log_scale = _bisect(lambda x: log_size(tf.complex(start, tf.exp(x))) > top - 0.5, *y_range, 12)
+    log_scale = bisect(lambda x: log_size(tf.complex(start, tf.exp(x))) > top - 0.5, *y_range, 12)
     scale = tf.exp(log_scale)
 
     decay = (v0 + kappa * theta * maturity) / xi
@@ -217,7 +218,7 @@ def _contour(k, *parameters):
     def hyperbola(y, start, scale, slope):
         return tf.complex(start + slope * (tf.sqrt(y**2 + scale**2) - scale), y)
 
-    log_end = _bisect(
+    log_end = bisect(
         lambda x: log_size(hyperbola(tf.exp(x), start, scale, slope)) > top - _NEGLIGIBLE,
         *y_range,
         12,
@@ -235,14 +236,3 @@ def _contour(k, *parameters):
 def _log_moment(z, maturity, v0, kappa, theta, xi, rho):
     A, B = affine_exponents(z, maturity, kappa, theta, xi, rho)
     return A + B * to_complex(v0)
-
-
-def _bisect(holds, low, high, num_steps):
-    """The last point at which `holds`, which does at the lower end, was found to."""
-
-    def step(low, high):
-        middle = 0.5 * (low + high)
-        below = holds(middle)
-        return tf.where(below, middle, low), tf.where(below, high, middle)
-
-    return tf.while_loop(lambda *_: True, step, (low, high), maximum_iterations=num_steps)[0]
