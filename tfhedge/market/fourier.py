@@ -93,8 +93,8 @@ def heston_price(
     >>> with tf.GradientTape() as tape:
     ...     tape.watch(v0)
     ...     price = heston_price(1.01, 20 / 250, True, 1.0, v0, 8.0, 0.0625, 1.0, -0.7)
-    >>> print(f"{price.numpy():.12f}, vega {tape.gradient(price, v0).numpy():.10f}")
-    0.021858347721, vega 0.1656571838
+    >>> print(f"{price.numpy():.12f}, vega {tape.gradient(price, v0).numpy():.6f}")
+    0.021858347721, vega 0.171805
     """
     numbers = (strike, maturity, spot, v0, kappa, theta, xi, rho, rate, dividend_yield)
     numbers = [tf.convert_to_tensor(x, tf.float64) for x in numbers]
