@@ -5,10 +5,11 @@ import tensorflow as tf
 from numpy.testing import assert_allclose
 
 from tfhedge.numerics import (
+    bisect,
     chebyshev_basis,
     chebyshev_coefficients,
     chebyshev_points,
-    exp_sinh_quadrature,
+    complex_log1p,
     symexp,
 )
 
@@ -60,22 +61,16 @@ def test_chebyshev_coefficients_are_those_of_numpy():
     assert_allclose(columns, np.stack([expected, 2.0 * expected], axis=1), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("function", "integral"),
-    [
-        (lambda x: np.exp(-x), 1.0),
-        (lambda x: np.exp(-0.5 * x**2), np.sqrt(np.pi / 2)),
-        (lambda x: 1.0 / (1.0 + x**2), np.pi / 2),
-        (lambda x: np.exp(-x / 100.0), 100.0),
-        (lambda x: np.cos(x) * np.exp(-x), 0.5),
-    ],
-)
-def test_quadrature(function, integral):
-    nodes, weights = exp_sinh_quadrature(400)
-    # 1e-8 of an integrand that decays like 1 / x^2 lies beyond the last node, 1e8.
-    assert_allclose(weights @ function(nodes), integral, rtol=1e-8)
+@pytest.mark.parametrize("modulus", [1e-200, 1e-12, 1e-6, 0.1, 0.9, 5.0, 1e6])
+def test_complex_logarithm_near_one(modulus):
+    """Against the series where it converges fast, and NumPy's logarithm where that is precise."""
+    x = modulus * np.exp(1j * np.linspace(-3.0, 3.0, 25))
+    powers = np.arange(1, 40)[:, np.newaxis]
+    series = -np.sum((-x) ** powers / powers, axis=0) if modulus < 0.2 else np.log(1.0 + x)
+    assert_allclose(complex_log1p(x), series, rtol=4e-15)
 
 
-def test_quadrature_of_what_decays_exponentially_is_exact():
-    nodes, weights = exp_sinh_quadrature(200)
-    assert_allclose(weights @ np.exp(-nodes), 1.0, rtol=1e-13)
+def test_bisection_keeps_within_its_ends():
+    low, high = tf.constant([0.0, 0.0, 0.0], tf.float64), tf.constant([2.0, 2.0, 2.0], tf.float64)
+    point = bisect(lambda x: x < tf.constant([0.3, 5.0, -1.0], tf.float64), low, high, 45)
+    assert_allclose(point, [0.3, 2.0, 0.0], rtol=0, atol=1e-12)

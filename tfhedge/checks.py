@@ -3,6 +3,8 @@
 import math
 from numbers import Integral, Real
 
+import numpy as np
+
 _BRACKETS = {"both": "[]", "left": "[)", "right": "(]", "neither": "()"}
 
 
@@ -25,6 +27,15 @@ def non_negative(name, value):
     0.0
     """
     return _checked(name, value, value_is_real(value) and value >= 0, "a non-negative number")
+
+
+def finite(name, value):
+    """Returns `value` as a float if it is a finite real number.
+
+    >>> finite("rate", -0.01)
+    -0.01
+    """
+    return _checked(name, value, value_is_real(value), "a finite number")
 
 
 def in_range(name, value, low, high, closed="both"):
@@ -67,6 +78,34 @@ def positive_integer(name, value):
     """
     valid = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
     return _checked(name, value, valid, "a positive integer", int)
+
+
+def elements(name, values, valid, expectation):
+    """Returns `values` as a float64 array if all of them are finite and `valid`.
+
+    Args:
+        name: the argument's name, for the message.
+        values: numbers, an array or a tensor with values.
+        valid: function from the array to a boolean array.
+        expectation: what is expected, for the message.
+
+    Returns:
+        float64 NumPy array.
+
+    Raises:
+        ValueError: that quotes the first element that is not valid.
+
+    >>> elements("maturity", [0.5, -1.0], lambda x: x >= 0, "non-negative numbers")
+    Traceback (most recent call last):
+    ValueError: Expected `maturity` to be non-negative numbers. Received: -1.0 in maturity
+    """
+    values = np.asarray(values, np.float64)
+    bad = values[~(np.isfinite(values) & valid(values))]
+    if bad.size:
+        raise ValueError(
+            f"Expected `{name}` to be {expectation}. Received: {bad.item(0)!r} in {name}"
+        )
+    return values
 
 
 def value_is_real(value):

@@ -29,6 +29,26 @@ def symexp(x):
     return tf.where(negative, -magnitude, magnitude)
 
 
+def complex_log1p(x):
+    r"""$\log(1 + x)$ of complex numbers, precise for small ones.
+
+    $$\log(1 + a + ib) = \tfrac12\,\mathrm{log1p}(a(2 + a) + b^2) + i\,\mathrm{atan2}(b, 1 + a)$$
+
+    `tf.math.log1p` is off by 1e-16 for complex numbers however small they are.
+
+    Args:
+        x: complex tensor of any shape.
+
+    Returns:
+        Tensor with the shape and dtype of `x`, the principal branch.
+
+    >>> complex_log1p(tf.constant(1e-12j, tf.complex128)).numpy().item()
+    (5e-25+1e-12j)
+    """
+    a, b = tf.math.real(x), tf.math.imag(x)
+    return tf.complex(0.5 * tf.math.log1p(a * (2.0 + a) + b**2), tf.atan2(b, 1.0 + a))
+
+
 def chebyshev_points(num_points):
     r"""Chebyshev points of the first kind, $\cos((j + \tfrac12)\pi/n)$ for $j = 0, \dots, n - 1$.
 
@@ -90,27 +110,25 @@ def chebyshev_basis(x, degree):
     return basis
 
 
-def exp_sinh_quadrature(num_points):
-    r"""Nodes and weights of the double exponential rule on the half line.
-
-    $$\int_0^\infty f(x)\,dx \approx \sum_j w_j f(x_j), \qquad x_j = e^{\frac\pi2\sinh t_j}, \quad
-      w_j = \tfrac\pi2\,h\cosh(t_j)\,x_j$$
-
-    on equidistant $t_j$ with spacing $h$. The nodes lie dense around 1 and reach from 1e-17 to 1e8,
-    so that $f$ should change on the scale 1, be bounded near 0 and integrable at infinity.
+def bisect(holds, low, high, num_steps):
+    """Bisects for the point up to which a condition holds, a fixed number of times.
 
     Args:
-        num_points: number of nodes.
+        holds: function from points to booleans, true below some point and false above.
+        low: float tensor, lower ends, where it is taken to hold.
+        high: float tensor of the same shape, upper ends.
+        num_steps: number of bisections.
 
     Returns:
-        Tuple of float64 NumPy arrays `(nodes, weights)`, each `[num_points]`.
+        The last points at which the condition was found to hold, a tensor of the shape of `low`.
 
-    Reference: Takahasi and Mori, Double exponential formulas for numerical integration (1974).
-
-    >>> nodes, weights = exp_sinh_quadrature(100)
-    >>> print(f"{weights @ np.exp(-nodes):.12f}")
-    1.000000000000
+    >>> print(f"{bisect(lambda x: x**2 < 2, tf.constant(1.0), tf.constant(2.0), 20).numpy():.5f}")
+    1.41421
     """
-    t, spacing = np.linspace(-3.9, 3.2, num_points, retstep=True)
-    nodes = np.exp(0.5 * np.pi * np.sinh(t))
-    return nodes, 0.5 * np.pi * spacing * np.cosh(t) * nodes
+
+    def step(low, high):
+        middle = 0.5 * (low + high)
+        below = holds(middle)
+        return tf.where(below, middle, low), tf.where(below, high, middle)
+
+    return tf.while_loop(lambda *_: True, step, (low, high), maximum_iterations=num_steps)[0]

@@ -1,5 +1,6 @@
 """A hedging problem: its episodes in batches of any size, its accounts, its market's fairness."""
 
+import dataclasses
 import math
 from unittest import mock
 
@@ -142,6 +143,13 @@ def test_bad_sizes_are_refused(name, value):
 def test_bad_time_steps_are_refused(dt):
     with pytest.raises(ValueError, match=f"`dt` to be a positive number. Received: dt={dt}"):
         small_problem(dt=dt)
+
+
+@pytest.mark.parametrize("drift", ["rate", "dividend_yield"])
+def test_a_market_with_drift_is_refused(drift):
+    market = dataclasses.replace(PAPER.market, **{drift: 0.01})
+    with pytest.raises(ValueError, match=f"without drift.* {drift}=0.01"):
+        dataclasses.replace(PAPER, market=market)
 
 
 def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():

@@ -26,7 +26,7 @@ class HedgingProblem:
         dt: Length of a time step in years.
 
     Raises:
-        ValueError: If `dt` is not positive.
+        ValueError: If `dt` is not positive, or the market has a drift.
 
     Example:
     >>> problem = HedgingProblem.from_paper()
@@ -43,6 +43,11 @@ class HedgingProblem:
 
     def __post_init__(self):
         checks.positive("dt", self.dt)
+        if self.market.rate or self.market.dividend_yield:
+            raise ValueError(
+                "Expected a market without drift, as all amounts are discounted. Received: "
+                f"rate={self.market.rate}, dividend_yield={self.market.dividend_yield}"
+            )
 
     @classmethod
     def from_paper(cls):

@@ -4,31 +4,25 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfhedge.checks import in_range, non_negative, positive
+from tfhedge.checks import elements, finite, in_range, non_negative, positive
+from tfhedge.market.affine import affine_exponents, to_complex
+from tfhedge.market.fourier import heston_price
 
 
 @dataclasses.dataclass(frozen=True)
 class Heston:
-    r"""Heston's stochastic volatility model without drift.
+    r"""Heston's stochastic volatility model.
 
     The spot $x$ and its annual variance $v$ satisfy
 
-    $$dx_s = x_s \sqrt{v_s}\,dB_s, \qquad
+    $$dx_s = (r - \delta)\,x_s\,ds + x_s \sqrt{v_s}\,dB_s, \qquad
       dv_s = \kappa(\theta - v_s)\,ds + \xi\sqrt{v_s}\,dW_s, \qquad
       d\langle B, W\rangle_s = \rho\,ds.$$
 
     The variance stays above zero if $2\kappa\theta > \xi^2$ (Feller); nothing here requires it.
 
-    The model is affine: for complex $u$ for which the moment exists
-
-    $$\mathbb E[e^{iu\log(x_\tau/x_0)} \mid v_0 = v] = e^{A(u,\tau) + B(u,\tau)\,v},$$
-
-    $$B = -q\,\frac{1 - e^{-d\tau}}{d\,(1 + e^{-d\tau}) + \beta\,(1 - e^{-d\tau})}, \qquad
-      A = \frac{\kappa\theta}{\xi^2}\Bigl[(\beta - d)\,\tau
-          - 2\log\Bigl(1 + \frac{(\beta - d)(1 - e^{-d\tau})}{2d}\Bigr)\Bigr]$$
-
-    with $q = u^2 + iu$, $\beta = \kappa - i\rho\xi u$ and $d = \sqrt{\beta^2 + \xi^2 q}$,
-    $\mathrm{Re}\,d \ge 0$. Written with $e^{-d\tau}$ the logarithm keeps to its principal branch.
+    The model is affine: the moments of $x_\tau$ over its forward $F = x_0e^{(r - \delta)\tau}$ are
+    exponentials of functions affine in $v_0$, which `affine_exponents` has in closed form.
 
     Args:
         spot: spot price at time 0, positive.
@@ -37,13 +31,13 @@ class Heston:
         theta: long-run annual variance, positive.
         xi: volatility of the variance, per year, positive.
         rho: correlation of the two Brownian motions, in (-1, 1).
+        rate: interest rate $r$, annual, continuously compounded.
+        dividend_yield: dividend yield $\delta$, likewise.
 
     Raises:
         ValueError: if an argument is out of its range.
 
-    References:
-        - Heston, A closed-form solution for options with stochastic volatility (1993).
-        - Albrecher et al., The little Heston trap (2007), eq. 4, for the branch.
+    Reference: Heston, A closed-form solution for options with stochastic volatility (1993).
 
     >>> market = Heston(spot=1.0, v0=0.0625, kappa=8.0, theta=0.0625, xi=1.0, rho=-0.7)
     >>> market == Heston.from_paper()
@@ -56,6 +50,8 @@ class Heston:
     theta: float
     xi: float
     rho: float
+    rate: float = 0.0
+    dividend_yield: float = 0.0
 
     def __post_init__(self):
         checked = {
@@ -63,6 +59,8 @@ class Heston:
         }
         checked["v0"] = non_negative("v0", self.v0)
         checked["rho"] = in_range("rho", self.rho, -1, 1, closed="neither")
+        for name in ("rate", "dividend_yield"):
+            checked[name] = finite(name, getattr(self, name))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -71,8 +69,34 @@ class Heston:
         """The market of Mueller et al., Fast Deep Hedging, section 4.1."""
         return cls(spot=1.0, v0=0.0625, kappa=8.0, theta=0.0625, xi=1.0, rho=-0.7)
 
+    def vanilla_price(self, strike, maturity, is_call):
+        r"""Price of a European option today, in units of money.
+
+        Args:
+            strike: strike price, positive.
+            maturity: time to maturity in years, non-negative.
+            is_call: boolean, whether the option is a call (else a put).
+
+        The three are converted to tensors and broadcast.
+
+        Returns:
+            float64 tensor of the broadcast shape. `heston_price` is the same price as a function of
+            the parameters, for derivatives and for batches of them; it says how it is computed.
+
+        Raises:
+            ValueError: if, outside of a graph, an argument is out of its range.
+
+        >>> market = Heston(100.0, 0.04, 4.0, 0.25, 1.0, -0.5, rate=0.01, dividend_yield=0.02)
+        >>> market.vanilla_price([80.0, 100.0], 1.0, [False, True]).numpy().round(9).tolist()
+        [7.958878113, 16.070154917]
+        """
+        if tf.executing_eagerly():
+            elements("strike", strike, lambda x: x > 0, "positive numbers")
+            elements("maturity", maturity, lambda x: x >= 0, "non-negative numbers")
+        return heston_price(strike, maturity, is_call, **dataclasses.asdict(self))
+
     def affine_exponents(self, u, maturity):
-        r"""$A(u, \tau)$ and $B(u, \tau)$ of the characteristic function.
+        r"""$A$ and $B$ of $\mathbb E[e^{iu\log(x_\tau/F)} \mid v_0 = v] = e^{A + Bv}$.
 
         Args:
             u: complex128 tensor, the argument of the characteristic function.
@@ -85,27 +109,11 @@ class Heston:
         >>> bool(A == 0), bool(B == 0)
         (True, True)
         """
-        u, tau = _complex(u), _complex(maturity)
-        q = u * (u + 1j)
-        beta = self.kappa - 1j * self.rho * self.xi * u
-        d = tf.sqrt(beta**2 + self.xi**2 * q)  # The principal root: Re d >= 0.
-
-        # Where Re beta >= 0, beta - d cancels; -xi^2 q / (beta + d) equals it and does not.
-        aligned = tf.math.real(beta) >= 0
-        without_cancellation = tf.where(aligned, beta + d, beta - d)
-        beta_minus_d = tf.where(
-            aligned, -(self.xi**2) * q / without_cancellation, without_cancellation
-        )
-
-        decayed = -tf.math.expm1(-d * tau)  # 1 - exp(-d tau)
-        B = -q * decayed / (2.0 * d + beta_minus_d * decayed)
-        A = (self.kappa * self.theta / self.xi**2) * (
-            beta_minus_d * tau - 2.0 * tf.math.log1p(beta_minus_d * decayed / (2.0 * d))
-        )
-        return A, B
+        z = 1j * to_complex(u)
+        return affine_exponents(z, maturity, self.kappa, self.theta, self.xi, self.rho)
 
     def characteristic_function(self, u, maturity, variance):
-        r"""$\mathbb E[e^{iu\log(x_\tau/x_0)} \mid v_0 = v]$.
+        r"""$\mathbb E[e^{iu\log(x_\tau/F)} \mid v_0 = v]$, the drift being left out.
 
         Args:
             u: complex128 tensor, the argument of the characteristic function.
@@ -115,16 +123,11 @@ class Heston:
         Returns:
             complex128 tensor of the three arguments' broadcast shape.
 
-        The spot is a martingale, so that its first moment is 1:
+        The spot over its forward is a martingale, so that its first moment is 1:
 
         >>> moment = Heston.from_paper().characteristic_function(-1j, 0.5, 0.04)
         >>> print(f"{abs(moment.numpy()):.12f}")
         1.000000000000
         """
         A, B = self.affine_exponents(u, maturity)
-        return tf.exp(A + B * _complex(variance))
-
-
-def _complex(x):
-    """`x` as a complex128 tensor; `tf.cast` alone would round a Python float to float32."""
-    return tf.cast(tf.convert_to_tensor(x, dtype_hint=tf.float64), tf.complex128)
+        return tf.exp(A + B * to_complex(variance))
