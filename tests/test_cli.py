@@ -70,6 +70,8 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
         ("--theta 0", "theta"),
         ("--kappa inf", "kappa"),
         ("--xi -1", "xi"),
+        ("--xi 1e200", "too large"),
+        ("--v0 1 --kappa 1 --theta 1e-300 --xi .01 --rho -.9", "Expected the premiums"),
         ("--spot 0", "spot"),
         ("--cap 0", "cap"),
         ("--num-steps 250", "multiple of `period`"),
@@ -161,8 +163,9 @@ def test_training_stops_at_the_target(tmp_path):
     assert (summary["steps"], summary["stopped_by"]) == (2, "target")
 
 
-def test_divergence_is_said_and_not_hidden(tmp_path, capsys):
-    options = ("--optimizer", "adam", "--learning-rate", "1e30", "--steps", "20")
+@pytest.mark.parametrize("steps", ["1", "20"])
+def test_divergence_is_said_and_not_hidden(steps, tmp_path, capsys):
+    options = ("--optimizer", "adam", "--learning-rate", "1e30", "--steps", steps)
     assert train(tmp_path / "run", *options) == 1
     assert "diverged" in capsys.readouterr().err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -180,13 +183,16 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (folder / "history.csv").exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 240
+        while not (folder / "history.csv").exists():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 130, output
     assert "Traceback" not in output
     summary = json.loads((folder / "summary.json").read_text())

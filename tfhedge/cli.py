@@ -85,10 +85,11 @@ def default_text(name):
 
 
 def set_up_tensorflow():
-    """Sets, before TensorFlow is imported, what it reads from the environment.
+    """Sets, before they are imported, what TensorFlow and Keras read from the environment.
 
     The policy runs two loops over time at once, so that each has half of the cores.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -122,7 +123,9 @@ def train(parser, options):
         config = dataclasses.replace(PRESETS[options.preset], **settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
-        run.make_folder(folder)
+        run.make_folder(folder, config)
+    except (ArithmeticError, MemoryError) as error:
+        parser.error(f"a setting is too large or too small to compute with: {error}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{config.optimizer}, {options.preset} preset, seed {config.seed}, folder {folder}\n")

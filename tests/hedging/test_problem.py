@@ -145,6 +145,12 @@ def test_bad_time_steps_are_refused(dt):
         small_problem(dt=dt)
 
 
+def test_the_unit_of_the_spot_does_not_matter():
+    dear = dataclasses.replace(SMALL, market=dataclasses.replace(SMALL.market, spot=128.0))
+    for x, y in zip(*(tf.nest.flatten(p.episodes(50, seed=3)) for p in (SMALL, dear)), strict=True):
+        assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("drift", ["rate", "dividend_yield"])
 def test_a_market_with_drift_is_refused(drift):
     market = dataclasses.replace(PAPER.market, **{drift: 0.01})

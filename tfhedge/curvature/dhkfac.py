@@ -26,8 +26,8 @@ class DHKFAC(keras.optimizers.Optimizer):
 
        and takes the minimizer of M with 0 <= mu <= momentum, scaled by the learning rate to guard
        against the noise in g, and within the trust region delta' B delta <= rho_TR |loss|, whose
-       size decays by a constant factor every step. The region seldom binds; when a few extreme
-       paths make a gradient, it does.
+       size decays by a constant factor every step. It is there for gradients that a few extreme
+       paths make.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     Algorithm 1 as printed takes its step length from \hat B (line 20) and a constant momentum (line
@@ -37,6 +37,8 @@ class DHKFAC(keras.optimizers.Optimizer):
     A and G start at their first estimates, which the moving averages then take in as a plain mean
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
     before D is (line 14 before line 12), so that D is never measured in a basis other than its own.
+
+    Every expectation, that of A too, is over the paths of the sample, of which there may be many.
 
     A layer with a matrix, or a matrix and a bias, is a Kronecker block; any other variable is a
     diagonal block. A step whose update is not finite is not taken, and counted in

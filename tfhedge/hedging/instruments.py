@@ -109,7 +109,8 @@ class FloatingGrid:
         """Total returns r_{t,T} of one unit of each instrument traded at each time.
 
         Args:
-            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+            spot: Prices of the underlying in units of the initial one,
+                `[num_paths, num_steps + 1]`.
             premiums: Option prices per unit of spot, `[num_paths, num_steps, num_instruments - 1]`.
 
         Returns:
@@ -122,11 +123,11 @@ class FloatingGrid:
             range(len(self.maturities)), key=self.maturities.__getitem__
         ):
             group = list(group)
-            strikes = np.array([self.strikes[i] for i in group], np.float32)
-            sign = np.where(strikes > 1.0, 1.0, -1.0).astype(np.float32)
+            strikes = np.array([self.strikes[i] for i in group])
+            sign = np.float32(np.where(strikes > 1.0, 1.0, -1.0))
             traded = max(num_steps - maturity + 1, 0)
             at_expiry = spot[:, maturity:, None]
-            payoff = tf.nn.relu(sign * (at_expiry - now[:, :traded] * strikes))
+            payoff = tf.nn.relu(sign * (at_expiry - now[:, :traded] * np.float32(strikes)))
             paid = now[:, :traded] * premiums[:, :traded, group[0] : group[-1] + 1]
             returns.append(tf.pad(payoff - paid, [[0, 0], [0, num_steps - traded], [0, 0]]))
         return tf.concat(returns, axis=-1)

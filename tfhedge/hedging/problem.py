@@ -137,10 +137,12 @@ class HedgingProblem:
 
         Returns:
             `(features, (returns, payoff))`, with shapes `[num_paths, num_steps, num_features]`,
-            `[num_paths, num_steps, num_instruments]` and `[num_paths]`.
+            `[num_paths, num_steps, num_instruments]` and `[num_paths]`. Returns are in units of the
+            initial spot, the payoff in units of the claim's notional.
         """
         spot, variance = self.simulate(num_paths, seed, first_path)
-        returns = self.instruments.returns(spot, self._premiums(variance[:, :-1]))
+        premiums = self._premiums(variance[:, :-1])
+        returns = self.instruments.returns(spot / self.market.spot, premiums)
         return self.features(spot, variance), (returns, self.claim.payoff(spot))
 
     def dataset(self, num_paths, batch_size, seed=0):

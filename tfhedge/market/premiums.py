@@ -100,7 +100,7 @@ class PremiumSurface:
             variance = np.maximum(np.exp(log_shifted) - self._shift, 0.0)
             coefficients = chebyshev_coefficients(price(variance))
             remainder = np.cumsum(np.abs(coefficients[::-1]), axis=0)[::-1].max(axis=1)
-            num_terms = np.count_nonzero(remainder > _TOLERANCE)
+            num_terms = np.count_nonzero(~(remainder <= _TOLERANCE))  # so that NaN counts
             # The last third must be negligible, or the coefficients are those of aliases.
             if num_terms <= 2 * num_points // 3:
                 return coefficients[: max(num_terms, 2)]

@@ -125,8 +125,10 @@ class Stop(keras.callbacks.Callback):
             self._stop("steps")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Checks the validation loss."""
-        if self.reason is None and self.target_loss and logs["val_loss"] <= self.target_loss:
+        """Checks the validation loss, if there is one."""
+        if not logs.get("val_loss", 0.0) < float("inf"):
+            self._stop("diverged")
+        elif self.reason is None and self.target_loss and logs["val_loss"] <= self.target_loss:
             self._stop("target")
 
     def _stop(self, reason):

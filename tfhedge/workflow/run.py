@@ -6,6 +6,8 @@ import math
 import time
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
@@ -64,16 +66,23 @@ def make_optimizer(config):
 
 
 def make_hedger(config):
-    """A compiled `DeepHedger`, its weights drawn with the configuration's seed."""
+    """A compiled `DeepHedger`, its weights drawn with the configuration's seed.
+
+    Raises:
+        ValueError: If the configuration is impossible, or its market cannot be simulated or priced.
+    """
     keras.utils.set_random_seed(config.seed)
+    problem = make_problem(config)
+    if not all(np.isfinite(x).all() for x in tf.nest.flatten(problem.episodes(2, seed=0))):
+        raise ValueError(f"Expected finite paths and prices. Received: {problem.market}")
     policy = RecurrentPolicy(units=config.units, num_blocks=config.num_blocks)
-    hedger = DeepHedger(make_problem(config), policy)
+    hedger = DeepHedger(problem, policy)
     hedger.compile(optimizer=make_optimizer(config))
     return hedger
 
 
-def make_folder(folder):
-    """Makes the folder of a run.
+def make_folder(folder, config):
+    """Makes the folder of a run, with its configuration in `config.json`.
 
     Raises:
         OSError: If it holds files already, or cannot be made or written to.
@@ -81,27 +90,26 @@ def make_folder(folder):
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder for this run")
-    write_text(folder / "probe", "")
-    (folder / "probe").unlink()
+    with open(folder / "config.json", "x") as file:  # fails if another run has just done the same
+        json.dump(dataclasses.asdict(config), file, indent=2)
 
 
 def train(hedger, config, folder):
     """Trains a hedger and leaves everything about it in a folder.
 
-    The folder, which must be empty, receives `config.json`, `history.csv`, `summary.json`,
-    `validation_loss.png`, `pnl_histogram.png` and `saved_model/1/`. Ctrl-C ends the training after
-    the step under way; the run is then evaluated and saved as any other. A run whose loss ceases to
-    be finite has no policy worth evaluating, and leaves its history and a summary that says so.
+    The folder receives `history.csv`, `summary.json`, `validation_loss.png`, `pnl_histogram.png`
+    and `saved_model/1/`. Ctrl-C ends the training after the step under way; the run is then
+    evaluated and saved as any other. A run whose loss ceases to be finite has no policy worth
+    evaluating, and leaves its history and a summary that says so.
 
     Args:
         hedger: What `make_hedger` made of the configuration.
         config: A `RunConfig`.
-        folder: The run's folder, a `pathlib.Path`.
+        folder: The run's folder, a `pathlib.Path`, as `make_folder` made it.
 
     Returns:
         The contents of `summary.json` and the final `HedgeReport`, None for a run that diverged.
     """
-    write_json(folder / "config.json", dataclasses.asdict(config))
     started = time.perf_counter()
     with patient_interrupt() as interrupted:
         history, stop = fit(hedger, config, folder / "history.csv", interrupted)
@@ -110,8 +118,6 @@ def train(hedger, config, folder):
             report = hedger.evaluate_hedge(
                 config.test_paths, (config.seed, TEST), config.batch_size
             )
-            draw(folder, history.rows, report)
-            export(hedger, folder / "saved_model")
         summary = {
             "steps": history.step,
             "stopped_by": stop.reason,
@@ -119,7 +125,10 @@ def train(hedger, config, folder):
             "seed": config.seed,
             **(statistics(report) if report else {}),
         }
-        write_json(folder / "summary.json", summary)
+        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if report:
+            export(hedger, folder / "saved_model")
+            draw(folder, history.rows, report)
     return summary, report
 
 
@@ -167,8 +176,3 @@ def statistics(report):
         "unhedged_loss": unhedged.loss,
         "statistics": {name: dataclasses.asdict(row) for name, row in report.statistics.items()},
     }
-
-
-def write_json(path, contents):
-    """Writes a dictionary as a JSON file, all at once."""
-    write_text(path, json.dumps(contents, indent=2) + "\n")
