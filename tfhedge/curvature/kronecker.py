@@ -129,8 +129,8 @@ def shrink(diagonal, intensity):
     A diagonal that is all zero, as that of a layer without influence, becomes all one.
 
     Example:
-    >>> print(shrink(tf.constant([0.0, 1.0]), 0.2).numpy())
-    [0.1 0.9]
+    >>> print(shrink(tf.constant([0.0, 1.0]), 0.25).numpy())
+    [0.125 0.875]
     """
     mean = tf.reduce_mean(diagonal)
     shrunk = (1.0 - intensity) * diagonal + intensity * mean
