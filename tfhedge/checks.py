@@ -27,6 +27,15 @@ def non_negative(name, value):
     return _checked(name, value, value_is_real(value) and value >= 0, "a non-negative number")
 
 
+def finite(name, value):
+    """Returns `value` as a float if it is a finite real number.
+
+    >>> finite("rate", -0.01)
+    -0.01
+    """
+    return _checked(name, value, value_is_real(value), "a finite number")
+
+
 def in_range(name, value, low, high, closed="both"):
     """Returns `value` as a float if it is a real number between `low` and `high`.
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfhedge.checks import in_range, non_negative, positive
+from tfhedge.checks import finite, in_range, non_negative, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Heston:
         theta: long-run annual variance, positive.
         xi: volatility of the variance, per year, positive.
         rho: correlation of the two Brownian motions, in (-1, 1).
+        rate: continuously compounded interest rate, per year.
+        dividend_yield: continuous dividend yield, per year.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -56,6 +58,8 @@ class Heston:
     theta: float
     xi: float
     rho: float
+    rate: float = 0.0
+    dividend_yield: float = 0.0
 
     def __post_init__(self):
         checked = {
@@ -63,6 +67,8 @@ class Heston:
         }
         checked["v0"] = non_negative("v0", self.v0)
         checked["rho"] = in_range("rho", self.rho, -1, 1, closed="neither")
+        for name in ("rate", "dividend_yield"):
+            checked[name] = finite(name, getattr(self, name))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
