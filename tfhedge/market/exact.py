@@ -10,7 +10,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tfhedge.market import integrated_variance
-from tfhedge.market.random_numbers import normal, tail_and_sign, uniform
+from tfhedge.market.random_numbers import normal, normal_quantile, tail_and_sign, uniform
 from tfhedge.market.spline import TensorSpline, spline_sites
 
 # Normal scores further out, of probability 8e-8, are moved here before a table is read.
@@ -80,32 +80,41 @@ class ExactScheme:
         self.num_fields = 5 if self._is_boosted else 4
 
     def noise(self, bits):
-        """What the variance's steps need: the central part less its mean, and a random number.
+        """What the variance's steps need of random numbers.
 
         Args:
             bits: int32 tensor of random bits, `[num_fields, num_steps, num_paths]`.
 
         Returns:
-            Tuple of float32 tensors `[num_steps, num_paths]`.
+            Tuple of float32 tensors `[num_steps, num_paths]`: the central part, the same less its
+            mean, and a normal number or an upper tail probability.
         """
+        shape = self._shape
         if self._is_boosted:
-            gamma = (self._shape + 1.0) * tf.exp(_log_gamma_table(self._shape + 1.0)(bits[0]))
-            surprise = gamma * tf.exp(tf.math.log(uniform(bits[4])) / self._shape) - self._shape
+            gamma = (shape + 1.0) * tf.exp(_log_gamma(shape + 1.0, bits[0]))
+            gamma *= tf.exp(tf.math.log(uniform(bits[4])) / shape)
+            surprise = gamma - shape
         else:
-            surprise = self._shape * tf.math.expm1(_log_gamma_table(self._shape)(bits[0]))
-        return 2.0 * surprise, (normal if self._has_normal_part else _survival)(bits[1])
+            logarithm = _log_gamma(shape, bits[0])
+            gamma, surprise = shape * tf.exp(logarithm), shape * tf.math.expm1(logarithm)
+        other = (normal if self._has_normal_part else _upper_tail)(bits[1])
+        return 2.0 * gamma, 2.0 * surprise, other
 
     def next_variance(self, variance, noise):
-        """The variance after a step, and its surprise: the difference to its mean."""
-        central, other = noise
-        mean = self.market.theta * self._decayed + self._decay * variance
+        """The variance after a step, and its surprise: the difference to its mean.
+
+        Neither is computed from the other: the variance is precise near 0, the surprise if small.
+        """
+        central, surprise, other = noise
         noncentrality = self._decay / self._scale * variance
         if self._has_normal_part:
-            other = other**2 - 1.0 + 2.0 * other * tf.sqrt(noncentrality)
+            root = tf.sqrt(noncentrality)
+            square = (other + root) ** 2
+            surprise += other**2 - 1.0 + 2.0 * other * root
         else:
-            other = _chi_square_without_freedom(noncentrality, other) - noncentrality
-        surprise = self._scale * (central + other)
-        return tf.nn.relu(mean + surprise), surprise
+            square = _chi_square_without_freedom(noncentrality, other)
+            surprise += square - noncentrality
+        return self._scale * (central + square), self._scale * surprise
 
     def log_return(self, variance, next_variance, surprise, bits):
         """The log-return of the driftless spot over a step, given the variance at its ends."""
@@ -199,30 +208,29 @@ def _log_gamma_spline(shape):
     return TensorSpline(logarithm)
 
 
-def _log_gamma_table(shape):
+def _log_gamma(shape, bits):
+    """Gamma numbers: logarithms of their quotients by the mean, which is the shape."""
     spline = _log_gamma_spline(shape)
-    scale = 0.5 * spline.num_cells[0] / _MAX_SCORE
-    return lambda bits: spline((normal(bits) + _MAX_SCORE) * scale)
+    return spline((normal(bits) + _MAX_SCORE) * (0.5 * spline.num_cells[0] / _MAX_SCORE))
 
 
-def _survival(bits):
-    """Uniform numbers in (0, 1), as the smaller of themselves and their complements, and a sign."""
-    return tf.stack(tail_and_sign(bits))
+def _upper_tail(bits):
+    """Upper tail probabilities: p where at most 1/2, and p - 1 where more, without rounding."""
+    tail, sign = tail_and_sign(bits)
+    return sign * tail
 
 
 def _chi_square_without_freedom(noncentrality, survival):
     """Quantiles of the law chi'^2_0: an atom exp(-lambda / 2) at 0, the rest continuous."""
-    tail, sign = tf.unstack(survival)
     spline = _root_chi_square_spline()
-    # Upper tails are tail where the sign is positive, 1 - tail where it is negative. The continuous
-    # law has the upper tail divided by the mass, and a lower tail of 1 minus that.
-    mass = -tf.math.expm1(-0.5 * noncentrality)
-    atom = 1.0 - mass
-    lower = tf.where(sign > 0, mass - tail, tail - atom) / tf.maximum(mass, 1e-30)
-    upper = tf.where(sign > 0, tail, 1.0 - tail) / tf.maximum(mass, 1e-30)
+    # The continuous part's own tails: both unscaled, then divided by its mass.
+    atom, mass = tf.exp(-0.5 * noncentrality), -tf.math.expm1(-0.5 * noncentrality)
+    upper = tf.where(survival > 0.0, survival, 1.0 + survival)
+    lower = tf.where(survival > 0.0, mass - survival, -survival - atom)
+    lower, upper = lower / tf.maximum(mass, 1e-30), upper / tf.maximum(mass, 1e-30)
     is_low = lower < upper
-    score = tf.math.ndtri(tf.clip_by_value(tf.where(is_low, lower, upper), 1e-9, 0.5))
-    score = tf.where(is_low, score, -score)
+    score = normal_quantile(tf.clip_by_value(tf.where(is_low, lower, upper), 1e-9, 0.5))
+    score = tf.where(is_low, -score, score)
     cells = spline.num_cells
     root = spline(
         cells[0] * tf.math.rsqrt(1.0 + 0.25 * noncentrality),
