@@ -19,7 +19,23 @@ TABLE = {
     "tfhedge.numerics": [],
     "tfhedge.market": [],  # only its __init__: each module has a row
     "tfhedge.market.heston": ["tfhedge.checks", "tfhedge.numerics"],
-    "tfhedge.market.simulation": ["tfhedge.market.heston"],
+    "tfhedge.market.random_numbers": [],
+    "tfhedge.market.spline": [],
+    "tfhedge.market.integrated_variance": [],
+    "tfhedge.market.exact": [
+        "tfhedge.market.heston",
+        "tfhedge.market.integrated_variance",
+        "tfhedge.market.random_numbers",
+        "tfhedge.market.spline",
+    ],
+    "tfhedge.market.quadratic_exponential": [
+        "tfhedge.market.heston",
+        "tfhedge.market.random_numbers",
+    ],
+    "tfhedge.market.simulation": [
+        "tfhedge.market.exact",
+        "tfhedge.market.quadratic_exponential",
+    ],
     "tfhedge.market.fourier": ["tfhedge.market.heston"],
     "tfhedge.market.premiums": ["tfhedge.market.fourier"],
     "tfhedge.market.implied": ["tfhedge.checks", "tfhedge.numerics"],

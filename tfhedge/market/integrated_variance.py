@@ -21,8 +21,8 @@ References:
 import numpy as np
 import scipy.special
 
-# Points on a contour of integration, and of the grid that brackets the quantiles.
-_NUM_NODES, _NUM_GRID = 64, 70
+# Spacing of the nodes on a contour, and the number of points of the grid that brackets quantiles.
+_SPACING, _NUM_GRID = 0.08, 50
 
 
 def log_laplace_transform(beta, sigma, zeta, nu, k):
@@ -39,7 +39,7 @@ def log_laplace_transform(beta, sigma, zeta, nu, k):
         Complex array of the broadcast shape.
 
     >>> print(f"{log_laplace_transform(1e-6, 2.0, 1.5, 0.0, 0.1).real * -1e6:.4f}")
-    0.9237
+    0.9809
     """
     ell = np.sqrt(k**2 + np.asarray(beta, complex))
     terms = []
@@ -104,7 +104,7 @@ def log_quantiles(score, sigma, zeta, nu, k):
 
     >>> law = np.array([2.0]), np.array([1.5]), 0.0, 0.1
     >>> print(np.exp(log_quantiles(np.array([0.0]), *law)).round(4))
-    [[0.8655]]
+    [[0.9284]]
     """
     values = np.empty((len(sigma), len(score)))
     for tail in (_Tail(-1, sigma, zeta, nu, k), _Tail(1, sigma, zeta, nu, k)):
@@ -127,33 +127,42 @@ class _Tail:
         sigma, zeta = sigma[:, np.newaxis], zeta[:, np.newaxis]
         self.mean, self.deviation = _moments(sigma, zeta, nu, k)
         self.last_rate = np.pi**2 + k**2
+        # Past this frequency the transform is below exp(-38).
         decay = 38.0 / (sigma + nu + 1.0)
-        reach = np.maximum(40.0 / self.deviation, 2.0 * decay * (decay + k))
+        reach = np.maximum(12.0 / self.deviation, 2.0 * decay * (decay + k))
         scale = 1.0 / self.deviation
         if side > 0:
             scale = np.minimum(scale, self.last_rate / 3.0)
-        spacing = np.arcsinh(reach / scale) / _NUM_NODES
-        t = (np.arange(_NUM_NODES) + 0.5) * spacing
+        self.num_nodes = np.ceil(np.arcsinh(reach / scale)[:, 0] / _SPACING).astype(int)
+        t = (np.arange(np.max(self.num_nodes)) + 0.5) * _SPACING
         self.beta = scale * (-1.5 * side - 0.35 * (np.cosh(t) - 1.0) + 1j * np.sinh(t))
-        weight = spacing * scale * (-0.35 * np.sinh(t) + 1j * np.cosh(t)) / np.pi
+        weight = scale * (-0.35 * np.sinh(t) + 1j * np.cosh(t)) * (_SPACING / np.pi)
         self.exponent = np.log(weight) + log_laplace_transform(self.beta, sigma, zeta, nu, k)
 
     def score(self, log_x, rows):
         """Normal scores of points `[rows, m]`, and their derivatives."""
-        x = np.exp(log_x)
-        beta = self.beta[rows, np.newaxis]
-        integrand = np.exp(beta * x[..., np.newaxis] + self.exponent[rows, np.newaxis])
-        density = np.sum(integrand.imag, axis=-1)
-        tail = -self.side * np.sum((integrand / beta).imag, axis=-1)
+        parts = [self._tail(x, row) for x, row in zip(log_x, rows, strict=True)]
+        tail, slope = np.moveaxis(parts, 1, 0)
         with np.errstate(all="ignore"):  # far out a tail is rounding error, of either sign
             score = -self.side * scipy.special.ndtri_exp(np.log(np.minimum(tail, 1.0 - 1e-10)))
-            return score, density * x * np.sqrt(2.0 * np.pi) * np.exp(0.5 * score**2)
+            return score, slope * np.sqrt(2.0 * np.pi) * np.exp(0.5 * score**2)
+
+    def _tail(self, log_x, row):
+        """One law's tails beyond some points, and the derivatives of the lower one by `log_x`."""
+        # Imaginary parts of exp(z) and exp(z) / beta, in the real functions that NumPy vectorizes.
+        x, nodes = np.exp(log_x), slice(self.num_nodes[row])
+        beta, exponent = self.beta[row, nodes], self.exponent[row, nodes]
+        angle = np.multiply.outer(beta.imag, x) + exponent.imag[:, np.newaxis]
+        length = np.exp(np.multiply.outer(beta.real, x) + exponent.real[:, np.newaxis])
+        sine, cosine = length * np.sin(angle), length * np.cos(angle)
+        inverse = 1.0 / beta
+        return -self.side * (inverse.real @ sine + inverse.imag @ cosine), x * np.sum(sine, axis=0)
 
     def log_quantiles(self, score):
         """Newton's iteration, kept within brackets."""
         log_x, low, high = self._brackets(score)
         rows = np.arange(len(log_x))
-        for _ in range(40):
+        for _ in range(30):
             before = log_x[rows]
             value, slope = self.score(before, rows)
             low[rows] = np.where(value <= score, before, low[rows])
@@ -212,9 +221,12 @@ def _log_bessel(nu, square):
     # A series near 0, Debye's expansion where nu or w is large, and SciPy between them.
     length = np.sqrt(nu**2 + square)
     is_small = abs(square) < 4.0
-    is_large = ~is_small & (abs(length) > 60.0)
-    w = np.sqrt(np.where(is_small | is_large, 1.0, square))
-    middle = np.log(scipy.special.ive(nu, w)) + w.real - nu * np.log(w)
+    is_large = ~is_small & ((abs(length) > 60.0) | (nu > 60.0))
+    if nu > 60.0:
+        middle = 0.0
+    else:
+        w = np.sqrt(np.where(is_small | is_large, 4.0 + nu**2, square))
+        middle = np.log(scipy.special.ive(nu, w)) + w.real - nu * np.log(w)
     large = _debye(nu, np.where(is_large, length, 60.0 + abs(nu)))
     small = _power_series(nu, np.where(is_small, square, 0.0))
     return np.where(is_small, small, np.where(is_large, large, middle))

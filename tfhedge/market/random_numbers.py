@@ -37,7 +37,7 @@ def normal(bits):
     """Standard normal numbers, float32, of the shape of the int32 tensor `bits`.
 
     >>> print(normal(tf.constant([2**30, -(2**30), 0])).numpy().round(4))
-    [ 0.6745 -0.6745  6.3379]
+    [ 0.6745 -0.6745  6.338 ]
     """
     tail, sign = tail_and_sign(bits)
     return sign * normal_quantile(tail)

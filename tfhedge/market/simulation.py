@@ -66,20 +66,13 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
 
 @tf.function(autograph=False)
 def _simulate(market, num_paths, num_steps, dt, seed, first_path, scheme):
-    with tf.init_scope():
-        scheme = _SCHEMES[scheme](market, dt)
-
-    # XLA's random bits take ten times the time of TensorFlow's, which are drawn outside.
-    @tf.function(autograph=False, jit_compile=True)
-    def compiled(bits):
-        return _block(scheme, market, dt, bits)
+    shape = [_SCHEMES[scheme](market, dt).num_fields, num_steps, _BLOCK]
 
     def block(index):
+        # Drawn here, since XLA's random bits take ten times the time of TensorFlow's.
         key = tf.random.fold_in(seed, index)
-        shape = [scheme.num_fields, num_steps, _BLOCK]
-        return compiled(
-            tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.int32)
-        )
+        bits = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.int32)
+        return _block(bits, market, dt, scheme)
 
     # Blocks are simulated whole: a path's arithmetic does not depend on where it is cut off.
     first_block, offset = first_path // _BLOCK, first_path % _BLOCK
@@ -93,8 +86,11 @@ def _simulate(market, num_paths, num_steps, dt, seed, first_path, scheme):
     return tuple(cut(values) for values in paths)
 
 
-def _block(scheme, market, dt, bits):
+# Compiled once for a market, step and scheme, whatever the number of paths.
+@tf.function(autograph=False, jit_compile=True)
+def _block(bits, market, dt, scheme):
     """Spot and variance `[num_paths, num_steps + 1]` of one block, from its random bits."""
+    scheme = _SCHEMES[scheme](market, dt)
     noise = scheme.noise(bits)
     start = tf.fill([_BLOCK], tf.constant(market.v0, tf.float32))
     later, surprise = tf.scan(
