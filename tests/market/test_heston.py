@@ -77,6 +77,8 @@ def test_parameters_are_numbers_and_do_not_change():
         ("xi", float("nan"), "a positive number"),
         ("rho", 1.0, "a number in (-1, 1)"),
         ("rho", "-0.7", "a number in (-1, 1)"),
+        ("rate", float("inf"), "a finite number"),
+        ("dividend_yield", None, "a finite number"),
     ],
 )
 def test_bad_parameters_are_refused(name, value, expectation):
