@@ -25,8 +25,8 @@ _MIN_SHAPE = 0.25
 class ExactScheme:
     r"""The Heston model's transition law, sampled by inversion.
 
-    **Variance.** With $\delta = 4\kappa\theta/\xi^2$, $c = \xi^2(1 - e^{-\kappa\Delta})/4\kappa$ and
-    $\lambda = ve^{-\kappa\Delta}/c$ the variance $v' = v_{t+\Delta}$ is $c$ times a noncentral
+    **Variance.** Let $\delta = 4\kappa\theta/\xi^2$, $c = \xi^2(1 - e^{-\kappa\Delta})/4\kappa$ and
+    $\lambda = ve^{-\kappa\Delta}/c$. The variance $v' = v_{t+\Delta}$ is $c$ times a noncentral
     chi-square number of $\delta$ degrees of freedom and noncentrality $\lambda$. It is split into
     a central part, whose law is the same in all steps, and a part without parameters:
 
@@ -51,8 +51,8 @@ class ExactScheme:
     $$\frac\rho\xi\Bigl(v' - v - \kappa\theta\Delta + \kappa\int v\,ds\Bigr)
       - \frac12\int v\,ds.$$
 
-    **Error.** The quantiles of $\chi^2$, $\chi'^2_0$ and $J$ are tabulated: quadratic splines through
-    values of float64 inversion, with normal scores up to 5.4. Compared with direct inversion along
+    **Error.** The quantiles of $\chi^2$, $\chi'^2_0$ and $J$ are tabulated, as quadratic splines
+    through values of float64 inversion, with normal scores up to 5.4. Compared with direct inversion along
     simulated paths $\int v\,ds$ has a mean error of 1e-7 of its mean for daily steps in the paper's
     market, 2e-6 for quarterly ones, and 1e-5 to 4e-5 in Andersen's cases. There the largest
     single errors reach 4e-3 of the mean, where $\delta < 1$ and both ends are near zero, so that

@@ -17,7 +17,7 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
 
     $$x_t = x_0\,e^{(r - q)t}\exp\Bigl(\int_0^t\sqrt{v_s}\,dB_s - \frac12\int_0^tv_s\,ds\Bigr)$$
 
-    at $t = 0, \Delta, 2\Delta, \dots$ with the rate $r$ and dividend yield $q$ of the market, by one of
+    at $t = 0, \Delta, 2\Delta, \dots$ with the market's rate $r$ and dividend yield $q$, by
 
     - `"exact"`: `tfhedge.market.exact.ExactScheme`, from the transition law itself. Its error does
       not depend on the step, and its documentation states it.
