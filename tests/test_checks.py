@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from tfhedge.checks import in_range, non_negative, positive, positive_integer
+from tfhedge.checks import elements, finite, in_range, non_negative, positive, positive_integer
 
 NO_NUMBERS = [
     True,
@@ -24,7 +24,7 @@ def one_sided(name, value):
     return in_range(name, value, 0, 2, closed="left")
 
 
-@pytest.mark.parametrize("check", [positive, non_negative, one_sided])
+@pytest.mark.parametrize("check", [positive, non_negative, finite, one_sided])
 @pytest.mark.parametrize("value", [1, 1.0, np.float32(1.0), np.float64(1.0), np.int64(1)], ids=repr)
 def test_real_numbers_become_floats(check, value):
     checked = check("x", value)
@@ -39,7 +39,7 @@ def test_integers_become_ints(value):
     assert type(checked) is int
 
 
-@pytest.mark.parametrize("check", [positive, non_negative, one_sided, positive_integer])
+@pytest.mark.parametrize("check", [positive, non_negative, finite, one_sided, positive_integer])
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 def test_what_is_no_finite_number_is_refused(check, value):
     with pytest.raises(ValueError, match=r"^Expected `x` to be .*\. Received: x="):
@@ -82,3 +82,14 @@ def test_closed_names_the_ends_that_belong_to_the_range(closed, has_low, has_hig
         else:
             with pytest.raises(ValueError, match="number in"):
                 in_range("x", end, -1, 1, closed=closed)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_the_first_bad_element_is_quoted(bad):
+    def natural(x):
+        return x >= 0
+
+    assert elements("x", [[0, 1], [2, 3]], natural, "natural numbers").dtype == np.float64
+    message = f"Expected `x` to be natural numbers. Received: {bad!r} in x"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        elements("x", [[0.0, bad], [-2.0, 3.0]], natural, "natural numbers")

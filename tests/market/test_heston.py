@@ -6,6 +6,7 @@ import pytest
 import scipy.integrate
 from numpy.testing import assert_allclose
 
+from tfhedge.market.affine import moment_exists
 from tfhedge.market.heston import Heston
 
 MARKETS = {
@@ -77,9 +78,59 @@ def test_parameters_are_numbers_and_do_not_change():
         ("xi", float("nan"), "a positive number"),
         ("rho", 1.0, "a number in (-1, 1)"),
         ("rho", "-0.7", "a number in (-1, 1)"),
+        ("rate", float("inf"), "a finite number"),
+        ("dividend_yield", None, "a finite number"),
     ],
 )
 def test_bad_parameters_are_refused(name, value, expectation):
     message = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
         dataclasses.replace(Heston.from_paper(), **{name: value})
+
+
+def test_a_drift_leaves_the_characteristic_function_of_the_return_over_the_forward():
+    with_drift = dataclasses.replace(Heston.from_paper(), rate=0.05, dividend_yield=0.02)
+    for market in (with_drift, Heston.from_paper()):
+        assert_allclose(market.characteristic_function(-1j, 0.7, 0.03), 1.0, rtol=1e-10)
+    assert_allclose(
+        with_drift.characteristic_function(2.0, 0.7, 0.03),
+        Heston.from_paper().characteristic_function(2.0, 0.7, 0.03),
+        rtol=1e-15,
+    )
+
+
+def test_moments_are_finite_until_they_explode():
+    """E' = A' + B' v grows without bound where the Riccati equation says so."""
+    market = MARKETS["beta turns negative"]
+    kappa, xi, rho = market.kappa, market.xi, market.rho
+    for order in (1.5, 3.0, -4.0, -30.0):
+
+        def slope(_, B, order=order):
+            return 0.5 * order * (order - 1) - (kappa - rho * xi * order) * B + 0.5 * xi**2 * B**2
+
+        def explodes(_, B):
+            return B[0] - 1e8
+
+        explodes.terminal = True
+        solution = scipy.integrate.solve_ivp(
+            slope, [0.0, 100.0], [0.0], events=explodes, rtol=1e-10, atol=1e-10, method="LSODA"
+        )
+        time = solution.t_events[0]
+        last = time[0] if time.size else 100.0
+        maturities = np.array([0.5 * last, 0.999 * last])
+        assert np.all(moment_exists(order, maturities, kappa, xi, rho))
+        if time.size:
+            assert not moment_exists(order, 1.001 * last, kappa, xi, rho)
+
+
+@pytest.mark.parametrize(
+    ("strike", "maturity", "message"),
+    [
+        ([1.0, 0.0], 1.0, r"`strike` to be positive numbers. Received: 0.0"),
+        (1.0, [-0.1, 1.0], r"`maturity` to be non-negative numbers. Received: -0.1"),
+        (1.0, float("nan"), r"`maturity` to be non-negative numbers. Received: nan"),
+    ],
+)
+def test_bad_options_are_refused(strike, maturity, message):
+    with pytest.raises(ValueError, match=message):
+        Heston.from_paper().vanilla_price(strike, maturity, True)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -58,6 +60,28 @@ def test_variance_out_of_range_is_clipped(surface):
     assert_array_equal(surface([-0.5, 100.0]), inside)
 
 
+@pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
+def test_premiums_are_bounded_and_rise_with_the_variance(market):
+    surface = PremiumSurface(market, LOG_MONEYNESS, MATURITY, IS_CALL)
+    inside = np.geomspace(1e-7, surface.max_variance, 1000)
+    outside = surface.max_variance * np.geomspace(1.0, 1e6, 100)
+    variance = np.concatenate([[-1e6, -1e-3, 0.0], inside, outside]).astype(np.float32)
+    premiums = surface(variance).numpy()
+    assert np.all(premiums > -2e-7)
+    assert np.all(premiums < np.where(IS_CALL, 1.0, np.exp(LOG_MONEYNESS)))
+    assert np.all(np.diff(premiums, axis=0) > -2e-7)  # but for the rounding of float32
+    assert_array_equal(np.diff(premiums[-100:], axis=0), 0.0)
+
+
+def test_premiums_of_a_market_with_drift_are_prices_today_per_unit_of_spot():
+    market = Heston(250.0, 0.04, 2.0, 0.05, 0.6, -0.6, rate=0.05, dividend_yield=0.02)
+    surface = PremiumSurface(market, LOG_MONEYNESS, MATURITY, IS_CALL)
+    for v0 in (0.0, 0.04, 0.3):
+        today = dataclasses.replace(market, v0=v0)
+        price = today.vanilla_price(250.0 * np.exp(LOG_MONEYNESS), MATURITY, IS_CALL)
+        assert_allclose(surface(v0), price / 250.0, rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0)])
 def test_options_come_last(surface, shape):
     premiums = surface(tf.fill(shape, 0.0625))
@@ -97,6 +121,6 @@ def test_bad_options_are_refused(log_moneyness, maturity, is_call, message):
 
 
 def test_prices_that_are_not_resolved_are_refused():
-    market = Heston(1.0, 0.04, 0.1, 0.001, 1.0, -0.9)
+    market = Heston(1.0, 1.0, 1.0, 1e-300, 0.01, -0.9)
     with pytest.raises(ValueError, match="resolved by 256 Chebyshev points"):
-        PremiumSurface(market, [0.1], [1e-6], [True])
+        PremiumSurface(market, [0.1], [1.0], [True])

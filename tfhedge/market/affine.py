@@ -114,9 +114,15 @@ def expected_integrated_variance(v0, maturity, kappa, theta):
 
 
 def to_complex(x):
-    """`x` as a complex128 tensor; `tf.cast` alone would round a Python float to float32.
+    """A real or complex tensor, or a number, as a complex128 tensor.
+
+    A cast would warn, when it is differentiated, of the imaginary part that it drops.
 
     >>> to_complex(0.1).numpy().item()
     (0.1+0j)
     """
-    return tf.cast(tf.convert_to_tensor(x, dtype_hint=tf.float64), tf.complex128)
+    x = tf.convert_to_tensor(x, dtype_hint=tf.float64)
+    if x.dtype.is_complex:
+        return tf.cast(x, tf.complex128)
+    x = tf.cast(x, tf.float64)
+    return tf.complex(x, tf.zeros_like(x))

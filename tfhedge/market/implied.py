@@ -50,7 +50,7 @@ def black_price(volatility, spot, strike, maturity, is_call, *, rate=0.0, divide
     Reference: Black, The pricing of commodity contracts (1976), eq. 16.
 
     >>> print(f"{black_price(0.2, 100.0, 110.0, 0.5, True, rate=0.01).numpy():.10f}")
-    2.2801545423
+    2.3394205137
     """
     volatility, *option = map(_float64, (volatility, spot, strike, maturity, rate, dividend_yield))
     return _black_price(volatility, tf.convert_to_tensor(is_call, tf.bool), *option)
@@ -102,9 +102,9 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
         price, tf.convert_to_tensor(is_call, tf.bool), *option
     )
     if tf.executing_eagerly() and np.isnan(volatility).any():
-        worst = np.flatnonzero(np.isnan(volatility))[0]
+        first = np.flatnonzero(np.isnan(volatility))[0]
         price, low, high = (
-            np.broadcast_to(x, volatility.shape).flat[worst] for x in (price, low, high)
+            np.broadcast_to(x, volatility.shape).flat[first] for x in (price, low, high)
         )
         raise ValueError(
             "Expected `price` to keep the bounds that hold without arbitrage, "
@@ -193,10 +193,11 @@ def _deviation(x, fraction, rest):
     for _ in range(_NUM_NEWTON_STEPS):
         gap, slope = gap_and_slope(*fixed, s)
         s = tf.clip_by_value(s - gap / slope, low, high)
-    # One more step, which also carries the derivatives of the implicit function.
+    # The derivatives are those of one more step, by the implicit function theorem.
     s = tf.stop_gradient(s)
     gap, slope = gap_and_slope(x, target, s)
-    return s - gap / tf.stop_gradient(slope)
+    step = gap / tf.stop_gradient(slope)
+    return s - (step - tf.stop_gradient(step))
 
 
 def _float64(x):
