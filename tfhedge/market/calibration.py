@@ -30,6 +30,7 @@ _NUM_NODES, _END = 64, 60.0
 # The grid of starts for (kappa, xi, rho), and how many of them are followed.
 _STARTS = tuple(itertools.product((0.5, 3.0, 12.0), (0.3, 1.0, 3.0), (-0.7, -0.1, 0.5)))
 _NUM_FOLLOWED = 6
+_NUM_NEWTON_STEPS = 4
 # A spread in volatility below this says more of the ticks than of the quote.
 _LEAST_SPREAD = 1e-4
 
@@ -142,11 +143,10 @@ def calibrate(chain, weights="vega", feller=False):
     weight = _weights(chain, weights)
     box = [tf.constant(bound) for bound in _box(feller)]
     starts = tf.clip_by_value(_starts(chain, feller), *box)
-    found = _search(_quadrature(chain), weight / chain.vega, starts, *box, feller=feller)
-    best = tf.gather(found.x, tf.argmin(found.cost)[tf.newaxis])
-    quotes = (chain.log_moneyness, chain.maturity, chain.volatility, weight)
+    quotes = (chain.log_moneyness, chain.maturity, chain.volatility, chain.vega, weight)
     quotes = [tf.constant(x) for x in quotes]
-    last, volatility = _finish(quotes, best, *box, feller=feller)
+    found = _search(_quadrature(chain), quotes, starts, *box, feller=feller)
+    last = _finish(quotes, found, *box, feller=feller)
     if not np.isfinite(last.cost[0]):
         raise RuntimeError("The fit failed: a quote has no implied volatility in the model")
     if not last.at_rest[0]:
@@ -156,7 +156,7 @@ def calibrate(chain, weights="vega", feller=False):
     return Calibration(
         market=Heston(chain.spot, *map(float, parameters), *_carry(chain)),
         chain=chain,
-        volatility=volatility[0].numpy(),
+        volatility=chain.volatility + last.residuals[0].numpy() / weight,
         at_bound=tuple(itertools.compress(PARAMETERS, at_bound.numpy())),
     )
 
@@ -236,8 +236,8 @@ class _Quadrature(typing.NamedTuple):
     Quotes are laid out in a table of expiries by strikes, the latter padded.
     """
 
-    maturity: tf.Tensor  # [num_expiries, 1]
     z: tf.Tensor  # [num_expiries, num_nodes]
+    maturity: tf.Tensor  # [num_expiries, 1]
     black_moment: tf.Tensor  # likewise
     kernel: tf.Tensor  # [num_expiries, 2 num_nodes, num_strikes]
     place: tf.Tensor  # where each quote stands in the table, [num_quotes]
@@ -273,16 +273,10 @@ def _quadrature(chain):
 
 
 @tf.function(autograph=False, reduce_retracing=True)
-def _search(quadrature, weight, starts, low, high, feller):
-    """Minima of the residuals to first order; `weight` includes 1 / vega."""
-    z, maturity, black_moment, kernel, place, excess = (
-        quadrature.z,
-        quadrature.maturity,
-        quadrature.black_moment,
-        quadrature.kernel,
-        quadrature.place,
-        quadrature.excess,
-    )
+def _search(quadrature, quotes, starts, low, high, feller):
+    """The best minimum that the quadrature finds from the starts, `[1, 5]`."""
+    z, expiry, black_moment, kernel, place, excess = quadrature
+    k, maturity, market, vega, weight = quotes
 
     def integrals(values):
         """Of a list of complex `[num_starts, num_expiries, num_nodes]`, for each quote."""
@@ -290,10 +284,10 @@ def _search(quadrature, weight, starts, low, high, feller):
         values = tf.concat([tf.math.real(values), tf.math.imag(values)], axis=-1)
         table = tf.einsum("spen,enk->spek", values, kernel)
         table = tf.reshape(table, tf.concat([tf.shape(table)[:2], [-1]], axis=0))
-        return weight * tf.gather(table, place, axis=-1)
+        return tf.gather(table, place, axis=-1)
 
     def exponent(parameters):
-        """By node, so that derivatives are."""
+        """The exponent of the moments at each node, and its derivatives when they are asked for."""
         shape = tf.concat([tf.shape(parameters)[:1], tf.shape(z)], axis=0)
         v0, *others = (
             tf.broadcast_to(x[:, tf.newaxis, tf.newaxis], shape)
@@ -301,54 +295,80 @@ def _search(quadrature, weight, starts, low, high, feller):
         )
         with tf.GradientTape() as tape:
             tape.watch(others)
-            A, B = affine_exponents(z, maturity, *others)
+            A, B = affine_exponents(z, expiry, *others)
             total = A + B * v0
-        return total, B, lambda: map(tf.math.conj, tape.gradient(total, others))
+        return total, lambda: [B, *map(tf.math.conj, tape.gradient(total, others))]
 
-    def residuals(x):
+    def errors(x):
+        """Of the price in units of vega, and their Jacobian."""
         parameters = _parameters(x, feller)
-        total, d_v0, d_others = exponent(parameters)
+        total, derivatives = exponent(parameters)
         moment = tf.exp(total)
-        slopes = [moment * d for d in (d_v0, *d_others())]
-        errors, *jacobian = tf.unstack(integrals([moment - black_moment, *slopes]), axis=1)
+        slopes = [moment * derivative for derivative in derivatives()]
+        error, *jacobian = tf.unstack(integrals([moment - black_moment, *slopes]) / vega, axis=1)
         jacobian = _by_coordinates(tf.stack(jacobian, axis=-1), parameters, feller)
-        return errors + weight * excess, jacobian
+        return error + excess / vega, jacobian
 
-    moment = tf.exp(exponent(_parameters(starts, feller))[0])
-    errors = integrals([moment - black_moment])[:, 0] + weight * excess
-    cost = tf.reduce_sum(errors**2, axis=-1)
+    def in_price(x):
+        error, jacobian = errors(x)
+        return weight * error, weight[:, tf.newaxis] * jacobian
+
+    def in_volatility(x):
+        error, jacobian = errors(x)
+        price = black_price(market, 1.0, tf.exp(k), maturity, k >= 0) + vega * error
+        volatility = market
+        for _ in range(_NUM_NEWTON_STEPS):
+            black = black_price(volatility, 1.0, tf.exp(k), maturity, k >= 0)
+            slope = _vega(k, maturity, volatility)
+            volatility += tf.math.log(price / black) * black / slope
+            volatility = tf.clip_by_value(volatility, 0.2 * market, 5.0 * market)
+        scale = weight * vega / _vega(k, maturity, volatility)
+        return weight * (volatility - market), scale[..., tf.newaxis] * jacobian
+
+    total, _ = exponent(_parameters(starts, feller))
+    error = weight * (integrals([tf.exp(total) - black_moment])[:, 0] + excess) / vega
+    cost = tf.reduce_sum(error**2, axis=-1)
     cost = tf.where(tf.math.is_finite(cost), cost, math.inf * tf.ones_like(cost))
     starts = tf.gather(starts, tf.math.top_k(-cost, _NUM_FOLLOWED).indices)
-    return levenberg_marquardt(residuals, starts, low, high, max_steps=40, step_tolerance=1e-4)
+    for residuals, tolerance in ((in_price, 1e-2), (in_volatility, 1e-6)):
+        minima = levenberg_marquardt(
+            residuals, starts, low, high, max_steps=50, step_tolerance=tolerance
+        )
+        starts = minima.x
+    return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
 
 
 @tf.function(autograph=False, reduce_retracing=True)
 def _finish(quotes, start, low, high, feller):
-    """Minimum of the residuals in volatility, and the model's volatilities there."""
-    k, maturity, market, weight = quotes
+    """The minimum next to a start, `[1, 5]`, with precise volatilities."""
+    k, maturity, market, _, weight = quotes
     strike, is_call = tf.exp(k), k >= 0
-
-    def volatilities(parameters):
-        shape = [tf.shape(parameters)[0], tf.size(k)]
-        each = [tf.broadcast_to(p[:, tf.newaxis], shape) for p in tf.unstack(parameters, axis=-1)]
-        with tf.GradientTape() as tape:
-            tape.watch(each)
-            price = heston_price(strike, maturity, is_call, 1.0, *each)
-        slopes = tf.stack(tape.gradient(price, each), axis=-1)
-        volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
-        deviation = volatility * tf.sqrt(maturity)
-        d1 = 0.5 * deviation - k / deviation
-        vega = tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
-        return volatility, slopes / vega[..., tf.newaxis]
 
     def residuals(x):
         parameters = _parameters(x, feller)
-        volatility, jacobian = volatilities(parameters)
-        jacobian = _by_coordinates(jacobian, parameters, feller)
-        return weight * (volatility - market), weight[:, tf.newaxis] * jacobian
+        each = [
+            tf.broadcast_to(p[:, tf.newaxis], [tf.shape(x)[0], tf.size(k)])
+            for p in tf.unstack(parameters, axis=-1)
+        ]
+        with tf.GradientTape() as tape:
+            tape.watch(each)
+            price = heston_price(strike, maturity, is_call, 1.0, *each)
+        # The shape is not known if `heston_price` has been traced for another rank.
+        slopes = tf.stack(tape.gradient(price, each), axis=-1)
+        slopes = tf.ensure_shape(slopes, [None, None, len(PARAMETERS)])
+        volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
+        scale = weight / _vega(k, maturity, volatility)
+        jacobian = scale[..., tf.newaxis] * _by_coordinates(slopes, parameters, feller)
+        return weight * (volatility - market), jacobian
 
-    minima = levenberg_marquardt(residuals, start, low, high)
-    return minima, volatilities(_parameters(minima.x, feller))[0]
+    return levenberg_marquardt(residuals, start, low, high, step_tolerance=1e-6)
+
+
+def _vega(k, maturity, volatility):
+    """Black's vega over the discounted forward."""
+    deviation = volatility * tf.sqrt(maturity)
+    d1 = 0.5 * deviation - k / deviation
+    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
 
 
 def _root_mean_square(errors):

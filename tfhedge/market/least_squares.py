@@ -16,12 +16,14 @@ class Minima(typing.NamedTuple):
 
     Attributes:
         x: float64 tensor `[num_starts, num_parameters]`.
-        cost: sum of the squared residuals, `[num_starts]`; infinite where they are not finite.
+        residuals: the residuals there, `[num_starts, num_residuals]`.
+        cost: sum of their squares, `[num_starts]`; infinite where they are not finite.
         at_rest: whether the search ended before its steps did, `[num_starts]`.
         num_steps: steps tried.
     """
 
     x: tf.Tensor
+    residuals: tf.Tensor
     cost: tf.Tensor
     at_rest: tf.Tensor
     num_steps: tf.Tensor
@@ -77,6 +79,8 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
 
     def evaluate(x):
         r, jacobian = residuals(x)
+        r = tf.ensure_shape(r, [start.shape[0], None])
+        jacobian = tf.ensure_shape(jacobian, [start.shape[0], None, start.shape[1]])
         cost = tf.reduce_sum(r**2, axis=-1)
         usable = tf.math.is_finite(cost + tf.reduce_sum(jacobian, axis=[-2, -1]))
         cost = tf.where(usable, cost, math.inf * tf.ones_like(cost))
@@ -84,19 +88,20 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
         jacobian = tf.where(usable[:, None, None], jacobian, tf.zeros_like(jacobian))
         r = tf.where(usable[:, None], r, tf.zeros_like(r))
         gradient = tf.einsum("sij,si->sj", jacobian, r)
-        return x, cost, gradient, tf.matmul(jacobian, jacobian, transpose_a=True)
+        return x, r, cost, gradient, tf.matmul(jacobian, jacobian, transpose_a=True)
 
     def free_of(x, gradient):
         outward = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
         return tf.cast(~outward, x.dtype)
 
-    def slope_of(x, cost, gradient, hessian):
+    def slope_of(x, r, cost, gradient, hessian):
+        """Largest cosine of the angle between the residuals and a free column."""
         size = tf.sqrt(tf.linalg.diag_part(hessian) * cost[:, None])
         cosines = tf.math.divide_no_nan(tf.abs(gradient) * free_of(x, gradient), size)
         return tf.reduce_max(cosines, axis=-1)
 
     def step(count, point, damping, moving):
-        x, cost, gradient, hessian = point
+        x, _, cost, gradient, hessian = point
         free = free_of(x, gradient)
         diagonal = tf.linalg.diag_part(hessian)
         scale = free * tf.math.rsqrt(tf.where(diagonal > 0, diagonal, tf.ones_like(diagonal)))
@@ -107,7 +112,7 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
         delta = -scale * tf.linalg.solve(matrix, (scale * gradient)[..., None])[..., 0]
         delta = tf.clip_by_value(delta, -1.0, 1.0)
         trial = evaluate(tf.clip_by_value(x + delta, low, high))
-        better = moving & (trial[1] < cost)
+        better = moving & (trial[2] < cost)
         length = tf.reduce_max(tf.abs(trial[0] - x), axis=-1)
 
         def chosen(new, old):
@@ -126,9 +131,9 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
         (
             tf.constant(0),
             point,
-            _FIRST_DAMPING * tf.ones_like(point[1]),
-            tf.math.is_finite(point[1]),
+            _FIRST_DAMPING * tf.ones_like(point[2]),
+            tf.math.is_finite(point[2]),
         ),
         maximum_iterations=max_steps,
     )
-    return Minima(point[0], point[1], ~moving, num_steps)
+    return Minima(*point[:3], ~moving, num_steps)
