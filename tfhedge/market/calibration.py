@@ -332,7 +332,7 @@ def _search(quadrature, quotes, starts, low, high, feller):
     starts = tf.gather(starts, tf.math.top_k(-cost, _NUM_FOLLOWED).indices)
     for residuals, tolerance in ((in_price, 1e-2), (in_volatility, 1e-6)):
         minima = levenberg_marquardt(
-            residuals, starts, low, high, max_steps=50, step_tolerance=tolerance
+            residuals, tf.size(k), starts, low, high, max_steps=50, step_tolerance=tolerance
         )
         starts = minima.x
     return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
@@ -361,7 +361,7 @@ def _finish(quotes, start, low, high, feller):
         jacobian = scale[..., tf.newaxis] * _by_coordinates(slopes, parameters, feller)
         return weight * (volatility - market), jacobian
 
-    return levenberg_marquardt(residuals, start, low, high, step_tolerance=1e-6)
+    return levenberg_marquardt(residuals, tf.size(k), start, low, high, step_tolerance=1e-6)
 
 
 def _vega(k, maturity, volatility):

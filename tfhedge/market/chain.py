@@ -130,7 +130,7 @@ class OptionChain:
             `OptionChain`, its quotes in the order of the rows.
 
         Raises:
-            ValueError: if neither prices nor volatilities are given, or no row is sound.
+            ValueError: if neither prices nor volatilities are complete, or no row is sound.
 
         >>> chain = OptionChain.from_quotes(
         ...     maturity=[0.5, 0.5, 0.5], strike=[90.0, 100.0, 110.0], forward=[101.0] * 3,
@@ -153,9 +153,12 @@ class OptionChain:
                 "discount": discount,
             }.items()
         }
-        has_iv, has_prices = bid_iv is not None, bid is not None
+        has_iv = bid_iv is not None and ask_iv is not None
+        has_prices = bid is not None and ask is not None and is_call is not None
         if not (has_iv or has_prices):
-            raise ValueError("Expected quotes: bid and ask, or bid_iv and ask_iv. Received: neither")
+            raise ValueError(
+                "Expected quotes: bid, ask and is_call, or bid_iv and ask_iv. Received: neither"
+            )
         row = np.arange(1, len(nothing) + 1) if row is None else np.asarray(row)
         rejected = list(rejected)
 

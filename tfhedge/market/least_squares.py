@@ -9,6 +9,8 @@ _FIRST_DAMPING = 1e-2
 _DAMPING_DECREASE, _DAMPING_INCREASE = 0.2, 5.0
 # With more damping than this no step is left to try.
 _MAX_DAMPING = 1e10
+# Residuals and slopes at a right angle, up to rounding.
+_SMALL_SLOPE = 1e-10
 
 
 class Minima(typing.NamedTuple):
@@ -29,7 +31,9 @@ class Minima(typing.NamedTuple):
     num_steps: tf.Tensor
 
 
-def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tolerance=1e-9):
+def levenberg_marquardt(
+    residuals, num_residuals, start, low, high, *, max_steps=100, step_tolerance=1e-9
+):
     r"""Minimizes $\|r(x)\|^2$ over a box, from every start at once.
 
     With $J$ the Jacobian of the residuals, $H = J^\top J$ and $D = \mathrm{diag}(H)$, a step is
@@ -50,6 +54,7 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
         residuals: function from `[num_starts, num_parameters]` to the residuals
             `[num_starts, num_residuals]` and their Jacobian
             `[num_starts, num_residuals, num_parameters]`.
+        num_residuals: how many these are.
         start: float64 tensor `[num_starts, num_parameters]`, in the box.
         low: float64 tensor `[num_parameters]`, lower bounds.
         high: float64 tensor `[num_parameters]`, upper bounds.
@@ -69,9 +74,9 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
     >>> def residuals(x):
     ...     return x**2 - 2.0, 2.0 * x[..., tf.newaxis]
     >>> start = tf.constant([[1.0], [5.0]], tf.float64)
-    >>> levenberg_marquardt(residuals, start, [0.0], [9.0]).x.numpy().round(6).tolist()
+    >>> levenberg_marquardt(residuals, 1, start, [0.0], [9.0]).x.numpy().round(6).tolist()
     [[1.414214], [1.414214]]
-    >>> levenberg_marquardt(residuals, start, [1.0], [1.2]).x.numpy().round(6).tolist()
+    >>> levenberg_marquardt(residuals, 1, start, [1.0], [1.2]).x.numpy().round(6).tolist()
     [[1.2], [1.2]]
     """
     low, high = (tf.convert_to_tensor(x, tf.float64) for x in (low, high))
@@ -121,19 +126,30 @@ def levenberg_marquardt(residuals, start, low, high, *, max_steps=100, step_tole
         point = tuple(map(chosen, trial, point))
         damping *= tf.where(better, _DAMPING_DECREASE * tf.ones_like(cost), _DAMPING_INCREASE)
         at_rest = (length < step_tolerance) | (damping > _MAX_DAMPING)
-        at_rest |= slope_of(*point) < 1e-10
+        at_rest |= slope_of(*point) < _SMALL_SLOPE
+        at_rest &= tf.math.is_finite(cost)  # not so before the first step
+        at_rest |= tf.math.is_inf(point[2])
         return count + 1, point, damping, moving & ~at_rest
 
-    point = evaluate(start)
-    num_steps, point, _, moving = tf.while_loop(
+    # From an infinite cost with no derivatives the first step goes nowhere, and evaluates the
+    # start: the residuals then stand once in the graph.
+    num_starts, num_parameters = tf.unstack(tf.shape(start))
+    point = (
+        start,
+        tf.zeros([num_starts, num_residuals], start.dtype),
+        math.inf * tf.ones_like(start[:, 0]),
+        tf.zeros_like(start),
+        tf.zeros([num_starts, num_parameters, num_parameters], start.dtype),
+    )
+    count, point, _, moving = tf.while_loop(
         lambda count, point, damping, moving: tf.reduce_any(moving),
         step,
         (
-            tf.constant(0),
+            tf.constant(-1),
             point,
-            _FIRST_DAMPING * tf.ones_like(point[2]),
-            tf.math.is_finite(point[2]),
+            (_FIRST_DAMPING / _DAMPING_DECREASE) * tf.ones_like(point[2]),
+            tf.ones_like(point[2], tf.bool),
         ),
-        maximum_iterations=max_steps,
+        maximum_iterations=max_steps + 1,
     )
-    return Minima(*point[:3], ~moving, num_steps)
+    return Minima(*point[:3], ~moving, count)
