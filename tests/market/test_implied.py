@@ -50,7 +50,7 @@ def test_black_s_formula():
 
 
 def test_volatilities_come_back():
-    volatility, option = out_of_the_money(100_000)
+    volatility, option = out_of_the_money(20_000)
     price = black_price(volatility, *option)
     rounding = 4.0 * np.spacing(price) / vega(volatility, *option[:3])
     error = np.abs(implied_volatility(price, *option) - volatility)
@@ -79,7 +79,7 @@ def test_in_the_money_what_rounding_took_is_lost():
     assert np.all(error <= np.maximum(1e-9, 2.0 * rounding[known]))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(
     volatility=st.floats(0.05, 1.0),
     strike=st.floats(50.0, 200.0),
@@ -106,7 +106,7 @@ def test_drift(volatility, strike, maturity, is_call, rate, dividend_yield):
         assert_allclose(implied, root, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     fraction=st.floats(0.0, 1.0, exclude_max=True) | st.floats(-300.0, 0.0).map(lambda x: 10.0**x),
     log_moneyness=st.floats(-30.0, 30.0) | st.floats(-1e-9, 1e-9),
