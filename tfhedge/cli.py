@@ -169,7 +169,8 @@ def calibrate(parser, options):
     try:
         calibration = import_quietly("tfhedge.workflow.calibration")
         chain, notes = calibration.load(options.chain)
-        print("\n".join([*notes, chain.rejections()]).strip(), file=sys.stderr)
+        for note in filter(None, (*notes, chain.rejections())):
+            print(note, file=sys.stderr)
         fit = calibration.run(chain, options.weights, options.feller, folder)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
