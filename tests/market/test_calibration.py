@@ -76,7 +76,12 @@ def test_nothing_near_fits_noisy_quotes_better(feller):
         model = implied_volatility(price, *options, **carry).numpy()
         return np.sqrt(np.mean((model - chain.volatility) ** 2))
 
-    simplex = np.vstack([np.zeros(5), 0.01 * np.eye(5), ])
+    simplex = np.vstack(
+        [
+            np.zeros(5),
+            0.01 * np.eye(5),
+        ]
+    )
     options = {"initial_simplex": simplex, "maxfev": 60}
     found = scipy.optimize.minimize(cost, np.zeros(5), method="Nelder-Mead", options=options)
     assert found.fun >= fit.rmse * (1.0 - 1e-6)

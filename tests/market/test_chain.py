@@ -147,7 +147,9 @@ def test_parquet_says_the_same(tmp_path):
         name: [
             datetime.date.fromisoformat(x) if i < 2 else x if i == 3 else float(x) for x in column
         ]
-        for i, (name, column) in enumerate(zip(NAMES.split(","), zip(*rows, strict=True), strict=True))
+        for i, (name, column) in enumerate(
+            zip(NAMES.split(","), zip(*rows, strict=True), strict=True)
+        )
     }
     parquet.write_table(pyarrow.table(table), tmp_path / "chain.parquet")
     chain = read_chain(tmp_path / "chain.parquet")
@@ -157,7 +159,20 @@ def test_parquet_says_the_same(tmp_path):
 
 CELL = st.one_of(
     st.sampled_from(
-        ["", "nan", "inf", "-1", "0", "100", "1e308", "1e-308", "C", "put", "2022-07-15", "2023-07-15"]
+        [
+            "",
+            "nan",
+            "inf",
+            "-1",
+            "0",
+            "100",
+            "1e308",
+            "1e-308",
+            "C",
+            "put",
+            "2022-07-15",
+            "2023-07-15",
+        ]
     ),
     st.text(st.characters(exclude_characters='",\r\n', exclude_categories=["Cs"]), max_size=6),
     st.floats().map(repr),
