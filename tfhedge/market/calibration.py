@@ -201,7 +201,7 @@ def _by_coordinates(jacobian, parameters, feller):
 
 def _starts(chain, feller):
     """Coordinates `[num_starts, 5]`: the grid, with the variances of the ends of the chain."""
-    maturities, at_the_money = _at_the_money(chain)
+    _, at_the_money = _at_the_money(chain)
     v0, theta = at_the_money[0] ** 2, at_the_money[-1] ** 2
     starts = np.array([(v0, kappa, theta, xi, rho) for kappa, xi, rho in _STARTS])
     if feller:

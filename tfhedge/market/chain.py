@@ -15,6 +15,9 @@ from tfhedge.market.implied import implied_volatility
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
 _MIN_PAIRS = 3
 
+# In a graph the answer to an impossible price is NaN, not an error.
+_volatility_or_nan = tf.function(implied_volatility, autograph=False, reduce_retracing=True)
+
 
 class Rejected(typing.NamedTuple):
     """A row that is not used, and why."""
@@ -181,14 +184,7 @@ class OptionChain:
         _imply_forwards(table, has_prices)
         if has_iv:
             table["discount"] = np.where(np.isnan(table["discount"]), 1.0, table["discount"])
-        keep(
-            [
-                None
-                if values["forward"] > 0 and 0 < values["discount"] < math.inf > values["forward"]
-                else f"no forward and discount factor: fewer than {_MIN_PAIRS} pairs of call and put"
-                for values in _rows(table)
-            ]
-        )
+        keep([_forward_fault(values) for values in _rows(table)])
         volatility, spread = _volatilities(table, has_iv)
         keep_volatility = np.isfinite(volatility) & np.isfinite(spread) & (volatility > 0)
         keep(
@@ -286,6 +282,16 @@ def _fault(values, needed, quotes):
     return None
 
 
+def _forward_fault(values):
+    """What is wrong with a row's forward and discount factor; None if nothing is."""
+    for name in ("forward", "discount"):
+        if math.isnan(values[name]):
+            return f"no {name}: not given, nor {_MIN_PAIRS} pairs of call and put to imply it"
+        if not 0 < values[name] < math.inf:
+            return f"{name} is not positive and finite: {float(values[name])}"
+    return None
+
+
 def _imply_forwards(table, has_prices):
     """Fills forwards and discount factors that are missing, by put-call parity."""
     if not has_prices:
@@ -316,13 +322,13 @@ def _volatilities(table, has_iv):
     if has_iv:
         bid, ask = table["bid_iv"], table["ask_iv"]
         return 0.5 * (bid + ask), ask - bid
-    in_graph = tf.function(implied_volatility)  # which answers with NaN instead of an error
     forward, discount = table["forward"], table["discount"]
 
     def volatility(price):
         price = price / (discount * forward)
         strike, maturity = table["strike"] / forward, table["maturity"]
-        return in_graph(price, 1.0, strike, maturity, table["is_call"] > 0.5).numpy()
+        numbers = (tf.constant(x) for x in (price, np.ones_like(price), strike, maturity))
+        return _volatility_or_nan(*numbers, tf.constant(table["is_call"] > 0.5)).numpy()
 
     mid = volatility(0.5 * (table["bid"] + table["ask"]))
     # The bid may be worth less than the option is against the forward: no volatility, no spread.
