@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tfhedge import cli
+from tfhedge.market import calibration
 from tfhedge.market.heston import Heston
 from tfhedge.workflow.config import PRESETS, RunConfig
 
@@ -196,6 +197,10 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
     assert 0 < summary["steps"] < 99999
     assert np.isfinite(summary["loss"])
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+def test_calibrate_offers_the_weights_there_are():
+    assert cli.WEIGHTS == calibration.WEIGHTS
 
 
 def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):

@@ -14,6 +14,9 @@ from tfhedge.workflow.config import PRESETS, RunConfig
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
+# Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
+WEIGHTS = ("vega", "spread", "equal")
+
 
 class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line."""
@@ -90,7 +93,7 @@ def add_calibrate(commands):
     )
     parser.add_argument(
         "--weights",
-        choices=("vega", "spread", "equal"),
+        choices=WEIGHTS,
         default="vega",
         help="weights of the errors in implied volatility (default: %(default)s)",
     )

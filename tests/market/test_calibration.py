@@ -87,6 +87,30 @@ def test_nothing_near_fits_noisy_quotes_better(feller):
     assert found.fun >= fit.rmse * (1.0 - 1e-6)
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_quotes_far_out_of_the_money_do_no_harm(weights):
+    """Their prices, down to 1e-18 of the forward, are beyond any quadrature shared by strikes."""
+    market = truth(4)
+    chain = chain_of(market)
+    k = np.array([-0.5, -0.4, 0.4, 0.5])
+    strike, maturity = np.exp(k) * 100.0, np.full(4, 1 / 24)
+    price = market.vanilla_price(strike, maturity, k >= 0)
+    carry = {"rate": 0.03, "dividend_yield": 0.01}
+    volatility = implied_volatility(price, 100.0, strike, maturity, k >= 0, **carry)
+    far = {
+        "maturity": maturity,
+        "strike": strike,
+        "forward": 100.0 * np.exp(0.02 * maturity),
+        "discount": np.exp(-0.03 * maturity),
+        "volatility": volatility,
+        "spread": np.full(4, 0.01),
+    }
+    quotes = {name: np.append(getattr(chain, name), values) for name, values in far.items()}
+    fit = calibrate(OptionChain(spot=100.0, **quotes), weights).market
+    for name in PARAMETERS:
+        assert_allclose(getattr(fit, name), getattr(market, name), rtol=1e-4)
+
+
 def test_feller_is_kept_and_flagged():
     market = Heston(100.0, 0.04, 1.0, 0.05, 1.0, -0.7)
     fit = calibrate(chain_of(market), feller=True).market

@@ -33,6 +33,8 @@ _NUM_FOLLOWED = 6
 _NUM_NEWTON_STEPS = 4
 # A spread in volatility below this says more of the ticks than of the quote.
 _LEAST_SPREAD = 1e-4
+# With less vega, over the forward, the quadrature cannot tell a volatility.
+_LEAST_VEGA = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +111,8 @@ def calibrate(chain, weights="vega", feller=False):
         weights: $w_i$: `"vega"`, the root of Black's vega; `"spread"`, one over the spread of bid
             and ask volatility, which the chain must have; `"equal"`.
         feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The fourth coordinate is then
-            $\log(\xi/\sqrt{2\kappa\theta}) \le 0$, at its bound on the boundary.
+            $\log(\xi/\sqrt{2\kappa\theta})$ in $[\log 10^{-4}, 0]$ instead of $\log\xi$ within its
+            bounds, and `xi` is at its bound on the boundary.
 
     Returns:
         `Calibration`.
@@ -143,7 +146,8 @@ def calibrate(chain, weights="vega", feller=False):
     weight = _weights(chain, weights)
     box = [tf.constant(bound) for bound in _box(feller)]
     starts = tf.clip_by_value(_starts(chain, feller), *box)
-    quotes = (chain.log_moneyness, chain.maturity, chain.volatility, chain.vega, weight)
+    vega = np.maximum(chain.vega, _LEAST_VEGA)
+    quotes = (chain.log_moneyness, chain.maturity, chain.volatility, vega, weight)
     quotes = [tf.constant(x) for x in quotes]
     found = _search(_quadrature(chain), quotes, starts, *box, feller=feller)
     last = _finish(quotes, found, *box, feller=feller)
@@ -166,7 +170,7 @@ def _weights(chain, weights):
     if weights == "spread" and not chain.spread.any():
         raise ValueError("Expected quotes with a spread for spread weights. Received: none has one")
     weight = {
-        "vega": lambda: np.sqrt(chain.vega),
+        "vega": lambda: np.sqrt(np.maximum(chain.vega, _LEAST_VEGA)),
         "spread": lambda: 1.0 / np.maximum(chain.spread, _LEAST_SPREAD),
         "equal": lambda: np.ones(len(chain)),
     }[weights]()
@@ -315,15 +319,18 @@ def _search(quadrature, quotes, starts, low, high, feller):
 
     def in_volatility(x):
         error, jacobian = errors(x)
-        price = black_price(market, 1.0, tf.exp(k), maturity, k >= 0) + vega * error
+        has_vega = vega > _LEAST_VEGA
+        price = black_price(market, 1.0, tf.exp(k), maturity, k >= 0)
+        price += tf.where(has_vega, vega * error, tf.zeros_like(error))
         volatility = market
         for _ in range(_NUM_NEWTON_STEPS):
             black = black_price(volatility, 1.0, tf.exp(k), maturity, k >= 0)
             slope = _vega(k, maturity, volatility)
             volatility += tf.math.log(price / black) * black / slope
             volatility = tf.clip_by_value(volatility, 0.2 * market, 5.0 * market)
-        scale = weight * vega / _vega(k, maturity, volatility)
-        return weight * (volatility - market), scale[..., tf.newaxis] * jacobian
+        error = weight * tf.where(has_vega, volatility - market, error)
+        scale = tf.where(has_vega, vega / _vega(k, maturity, volatility), tf.ones_like(error))
+        return error, (weight * scale)[..., tf.newaxis] * jacobian
 
     total, _ = exponent(_parameters(starts, feller))
     error = weight * (integrals([tf.exp(total) - black_moment])[:, 0] + excess) / vega
