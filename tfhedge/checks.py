@@ -69,6 +69,18 @@ def positive_integer(name, value):
     return _checked(name, value, valid, "a positive integer", int)
 
 
+def one_of(name, value, choices):
+    """Returns `value` if it is among the `choices`.
+
+    >>> one_of("is_call", 1.5, (True, False))
+    Traceback (most recent call last):
+    ValueError: Expected `is_call` to be one of (True, False). Received: is_call=1.5
+    """
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}")
+    return value
+
+
 def value_is_real(value):
     """Whether `value` is a finite real number; booleans, strings and tensors are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
