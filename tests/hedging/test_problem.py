@@ -1,5 +1,6 @@
 """A hedging problem: its episodes in batches of any size, its accounts, its market's fairness."""
 
+import dataclasses
 import math
 from unittest import mock
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tfhedge.hedging.claims import Cliquet
-from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.market.heston import Heston
@@ -76,7 +77,7 @@ def test_returns_and_payoff_are_those_of_the_paths():
     spot, variance = SMALL.simulate(5, seed=2)
     features, (returns, payoff) = SMALL.episodes(5, seed=2)
     assert_allclose(payoff, SMALL.claim.payoff(spot), rtol=1e-6)
-    premiums = SMALL.instruments.premiums(SMALL.market, SMALL.dt)(variance[:, :-1])
+    premiums = SMALL.instruments.premiums(SMALL.market, SMALL.dt)(spot, variance)
     assert_allclose(returns, SMALL.instruments.returns(spot, premiums), rtol=1e-5, atol=1e-7)
     assert_allclose(features, SMALL.features(spot, variance), rtol=1e-5, atol=1e-6)
     observed = SMALL.features(spot[:, :-1], variance[:, :-1])  # the last prices come too late
@@ -142,6 +143,17 @@ def test_bad_sizes_are_refused(name, value):
 def test_bad_time_steps_are_refused(dt):
     with pytest.raises(ValueError, match=f"`dt` to be a positive number. Received: dt={dt}"):
         small_problem(dt=dt)
+
+
+def test_contracts_of_a_fixed_grid_are_fair():
+    """Bought at any time, none of them gains on average: simulation and pricing agree."""
+    grid = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
+    problem = dataclasses.replace(SMALL, instruments=grid)
+    _, (returns, _) = problem.episodes(50_000, seed=3)
+    returns = np.float64(returns)
+    mean, error = returns.mean(axis=0), returns.std(axis=0) / math.sqrt(len(returns))
+    assert_array_equal(error > 0.0, problem.availability > 0.0)
+    assert np.all(np.abs(mean) <= 4.5 * error)
 
 
 def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():
