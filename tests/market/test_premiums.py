@@ -163,5 +163,5 @@ def test_each_step_has_its_own_life_and_prices_scale_with_the_spot(price_surface
 
 def test_surfaces_that_are_not_resolved_are_refused():
     market = Heston(1.0, 0.04, 0.1, 0.001, 3.0, -0.9)
-    with pytest.raises(ValueError, match="Expected the prices to be resolved by .* points"):
+    with pytest.raises(ValueError, match=r"Expected the prices to be resolved by .* points"):
         PriceSurface(market, 1e-4, 1)

@@ -139,5 +139,5 @@ def test_bad_sizes_are_refused(name, value):
 
 
 def test_what_cannot_be_observed_is_refused():
-    with pytest.raises(ValueError, match="Expected `observes` to be one of .*observes='portfolio'"):
+    with pytest.raises(ValueError, match=r"`observes` to be one of .*observes='portfolio'"):
         RecurrentPolicy(observes="portfolio")
