@@ -220,11 +220,13 @@ class PriceSurface:
         arsinh, zeta = np.linspace(1.0, 5.0, 41), np.linspace(-1.0, 1.0, 7)
         ends = []
         for sign in (-1.0, 1.0):
-            worthless = [
-                np.all(self._exact(sign * arsinh, zeta, life, sign > 0) < _TOLERANCE, axis=1)
+            prices = [
+                self._exact(sign * arsinh, zeta, life, sign > 0)
                 for life in lives[:: len(lives) // 3]
             ]
-            ends.append(float(sign * arsinh[np.argmax(np.all(worthless, axis=0))]))
+            of_worth = np.max(prices, axis=(0, 2)) > _TOLERANCE
+            of_worth[-1] = False
+            ends.append(float(sign * arsinh[np.argmin(of_worth)]))
         return ends
 
     def _fit(self, lives):
@@ -260,7 +262,7 @@ def _sum_over_moneyness(weights, spot, strikes, scale, center, radius):
 def _num_terms(magnitude, tolerance):
     """How many terms to keep, at least 2; each column of `magnitude` is an expansion."""
     remainder = np.cumsum(magnitude[::-1], axis=0)[::-1].max(axis=1)
-    return max(2, np.count_nonzero(remainder > tolerance))
+    return max(2, np.count_nonzero(~(remainder <= tolerance)))  # so that NaN counts
 
 
 def _max_variance(market):
