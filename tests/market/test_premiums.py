@@ -1,8 +1,11 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tfhedge.market import premiums
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.heston import Heston
 from tfhedge.market.premiums import PremiumSurface, PriceSurface
@@ -60,11 +63,11 @@ def test_variance_out_of_range_is_clipped(surface):
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0)])
 def test_options_come_last(surface, shape):
-    premiums = surface(tf.fill(shape, 0.0625))
-    assert premiums.shape == (*shape, 19)
-    assert premiums.dtype == tf.float32
-    one_by_one = np.broadcast_to(surface([0.0625])[0], premiums.shape)
-    assert_allclose(premiums, one_by_one, rtol=0, atol=1e-7)
+    prices = surface(tf.fill(shape, 0.0625))
+    assert prices.shape == (*shape, 19)
+    assert prices.dtype == tf.float32
+    one_by_one = np.broadcast_to(surface([0.0625])[0], prices.shape)
+    assert_allclose(prices, one_by_one, rtol=0, atol=1e-7)
 
 
 def test_one_trace_serves_all_sizes_inside_a_dataset(surface):
@@ -161,7 +164,11 @@ def test_each_step_has_its_own_life_and_prices_scale_with_the_spot(price_surface
         assert_allclose(together[:, t], alone[:, 0], rtol=0, atol=3e-7)
 
 
-def test_surfaces_that_are_not_resolved_are_refused():
-    market = Heston(1.0, 0.04, 0.1, 0.001, 3.0, -0.9)
-    with pytest.raises(ValueError, match=r"Expected the prices to be resolved by .* points"):
-        PriceSurface(market, 1e-4, 1)
+@pytest.mark.parametrize("num_points", [(20, 18), (48, 8)])
+def test_surfaces_that_are_not_resolved_are_refused(num_points):
+    message = r"Expected the prices to be resolved by \(\d+, \d+, \d+\) Chebyshev points"
+    with (
+        mock.patch.object(premiums, "_NUM_SURFACE_POINTS", [num_points]),
+        pytest.raises(ValueError, match=message),
+    ):
+        PriceSurface(MARKETS["paper"], 1 / 250, 1)
