@@ -52,11 +52,11 @@ class ExactScheme:
       - \frac12\int v\,ds.$$
 
     **Error.** The quantiles of $\chi^2$, $\chi'^2_0$ and $J$ are tabulated, as quadratic splines
-    through values of float64 inversion, with normal scores up to 5.4. Compared with direct inversion along
-    simulated paths $\int v\,ds$ has a mean error of 1e-7 of its mean for daily steps in the paper's
-    market, 2e-6 for quarterly ones, and 1e-5 to 4e-5 in Andersen's cases. There the largest
-    single errors reach 4e-3 of the mean, where $\delta < 1$ and both ends are near zero, so that
-    the law has two modes. Arithmetic is in float32.
+    through values of float64 inversion, with normal scores up to 5.4. Compared with direct
+    inversion along simulated paths $\int v\,ds$ has a mean error of 1e-7 of its mean for daily
+    steps in the paper's market, 2e-6 for quarterly ones, and 1e-5 to 4e-5 in Andersen's cases.
+    There the largest single errors reach 4e-3 of the mean, where $\delta < 1$ and both ends are
+    near zero, so that the law has two modes. Arithmetic is in float32.
 
     Args:
         market: the `Heston` market.
