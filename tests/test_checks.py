@@ -4,7 +4,15 @@ import re
 import numpy as np
 import pytest
 
-from tfhedge.checks import elements, finite, in_range, non_negative, positive, positive_integer
+from tfhedge.checks import (
+    elements,
+    finite,
+    in_range,
+    non_negative,
+    one_of,
+    positive,
+    positive_integer,
+)
 
 NO_NUMBERS = [
     True,
@@ -60,6 +68,12 @@ def test_what_is_no_finite_number_is_refused(check, value):
 def test_message_quotes_argument_expectation_and_value(check, value, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check("x", value)
+
+
+def test_one_of_passes_only_its_choices():
+    assert one_of("x", "b", ("a", "b")) == "b"
+    with pytest.raises(ValueError, match=r"`x` to be one of \('a', 'b'\). Received: x=None"):
+        one_of("x", None, ("a", "b"))
 
 
 def test_zero_is_non_negative():

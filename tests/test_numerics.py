@@ -9,6 +9,7 @@ from tfhedge.numerics import (
     chebyshev_basis,
     chebyshev_coefficients,
     chebyshev_points,
+    chebyshev_sum,
     complex_log1p,
     symexp,
 )
@@ -48,6 +49,14 @@ def test_chebyshev_basis_is_that_of_scipy(degree):
     assert len(basis) == degree + 1
     for k, values in enumerate(basis):
         assert_allclose(values, scipy.special.eval_chebyt(k, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 7, 40])
+def test_chebyshev_sum_is_that_of_numpy(degree):
+    x = np.linspace(-1, 1, 101)
+    coefficients = np.random.default_rng(0).normal(size=degree + 1)
+    expected = np.polynomial.chebyshev.chebval(x, coefficients)
+    assert_allclose(chebyshev_sum(list(coefficients), tf.constant(x)), expected, rtol=0, atol=1e-12)
 
 
 def test_chebyshev_coefficients_are_those_of_numpy():

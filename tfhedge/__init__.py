@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to `_HOMES`
     from tfhedge.curvature.dhkfac import DHKFAC as DHKFAC
     from tfhedge.hedging.claims import Cliquet as Cliquet
+    from tfhedge.hedging.instruments import FixedGrid as FixedGrid
     from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
     from tfhedge.hedging.objectives import MeanVariance as MeanVariance
     from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
@@ -23,6 +24,7 @@ _HOMES = {
     "DHKFAC": "tfhedge.curvature.dhkfac",
     "Cliquet": "tfhedge.hedging.claims",
     "DeepHedger": "tfhedge.training.hedger",
+    "FixedGrid": "tfhedge.hedging.instruments",
     "FloatingGrid": "tfhedge.hedging.instruments",
     "HedgingProblem": "tfhedge.hedging.problem",
     "Heston": "tfhedge.market.heston",

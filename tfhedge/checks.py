@@ -108,6 +108,18 @@ def elements(name, values, valid, expectation):
     return values
 
 
+def one_of(name, value, choices):
+    """Returns `value` if it is among the `choices`.
+
+    >>> one_of("observes", "prices", ("last_action", "holdings"))
+    Traceback (most recent call last):
+    ValueError: Expected `observes` to be one of ('last_action', 'holdings'). Received: ...
+    """
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}")
+    return value
+
+
 def value_is_real(value):
     """Whether `value` is a finite real number; booleans, strings and tensors are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -110,6 +110,26 @@ def chebyshev_basis(x, degree):
     return basis
 
 
+def chebyshev_sum(coefficients, x):
+    r"""$\sum_{k=0}^n c_k\,T_k(x)$ by Clenshaw's recurrence, which needs no basis in memory.
+
+    Args:
+        coefficients: list of at least two tensors $c_0, \dots, c_n$ that broadcast with `x`.
+        x: float tensor with values in [-1, 1].
+
+    Returns:
+        Tensor of the broadcast shape.
+
+    >>> float(chebyshev_sum([1.0, 2.0, 3.0], tf.constant(0.5)))
+    0.5
+    """
+    constant, *others = coefficients
+    b, last = others.pop(), 0.0
+    for c in reversed(others):
+        b, last = c + 2.0 * x * b - last, b
+    return constant + x * b - last
+
+
 def bisect(holds, low, high, num_steps):
     """Bisects for the point up to which a condition holds, a fixed number of times.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tfhedge.hedging.claims import Cliquet
-from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.market.heston import Heston
@@ -77,7 +77,7 @@ def test_returns_and_payoff_are_those_of_the_paths():
     spot, variance = SMALL.simulate(5, seed=2)
     features, (returns, payoff) = SMALL.episodes(5, seed=2)
     assert_allclose(payoff, SMALL.claim.payoff(spot), rtol=1e-6)
-    premiums = SMALL.instruments.premiums(SMALL.market, SMALL.dt)(variance[:, :-1])
+    premiums = SMALL.instruments.premiums(SMALL.market, SMALL.dt)(spot, variance)
     assert_allclose(returns, SMALL.instruments.returns(spot, premiums), rtol=1e-5, atol=1e-7)
     assert_allclose(features, SMALL.features(spot, variance), rtol=1e-5, atol=1e-6)
     observed = SMALL.features(spot[:, :-1], variance[:, :-1])  # the last prices come too late
@@ -156,6 +156,15 @@ def test_a_market_with_drift_is_refused(drift):
     market = dataclasses.replace(PAPER.market, **{drift: 0.01})
     with pytest.raises(ValueError, match=f"without drift.* {drift}=0.01"):
         dataclasses.replace(PAPER, market=market)
+def test_contracts_of_a_fixed_grid_are_fair():
+    """Bought at any time, none of them gains on average: simulation and pricing agree."""
+    grid = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
+    problem = dataclasses.replace(SMALL, instruments=grid)
+    _, (returns, _) = problem.episodes(50_000, seed=3)
+    returns = np.float64(returns)
+    mean, error = returns.mean(axis=0), returns.std(axis=0) / math.sqrt(len(returns))
+    assert_array_equal(error > 0.0, problem.availability > 0.0)
+    assert np.all(np.abs(mean) <= 4.5 * error)
 
 
 def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():

@@ -1,13 +1,15 @@
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tfhedge.market import premiums
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.heston import Heston
-from tfhedge.market.premiums import PremiumSurface
+from tfhedge.market.premiums import PremiumSurface, PriceSurface
 
 GRID = {
     10: [0.99, 1.0, 1.01],
@@ -84,11 +86,11 @@ def test_premiums_of_a_market_with_drift_are_prices_today_per_unit_of_spot():
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0)])
 def test_options_come_last(surface, shape):
-    premiums = surface(tf.fill(shape, 0.0625))
-    assert premiums.shape == (*shape, 19)
-    assert premiums.dtype == tf.float32
-    one_by_one = np.broadcast_to(surface([0.0625])[0], premiums.shape)
-    assert_allclose(premiums, one_by_one, rtol=0, atol=1e-7)
+    prices = surface(tf.fill(shape, 0.0625))
+    assert prices.shape == (*shape, 19)
+    assert prices.dtype == tf.float32
+    one_by_one = np.broadcast_to(surface([0.0625])[0], prices.shape)
+    assert_allclose(prices, one_by_one, rtol=0, atol=1e-7)
 
 
 def test_one_trace_serves_all_sizes_inside_a_dataset(surface):
@@ -124,3 +126,73 @@ def test_prices_that_are_not_resolved_are_refused():
     market = Heston(1.0, 1.0, 1.0, 1e-300, 0.01, -0.9)
     with pytest.raises(ValueError, match="resolved by 256 Chebyshev points"):
         PremiumSurface(market, [0.1], [1.0], [True])
+        PremiumSurface(market, [0.1], [1e-6], [True])
+
+
+# A year of daily steps in the paper's market; ends of an expansion in the maturity are 1 and the
+# maximum, and it is tried in between.
+LIVES = {
+    "paper": (250, [1, 2, 3, 7, 30, 101, 250]),
+    "little volatility of variance": (20, [1, 2, 11, 20]),
+    "far from its mean": (1, [1]),
+}
+
+
+@pytest.fixture(scope="module", params=LIVES)
+def price_surface(request):
+    max_life, lives = LIVES[request.param]
+    market = MARKETS[request.param]
+    return market, PriceSurface(market, 1 / 250, max_life), lives
+
+
+def test_error_of_a_price_is_below_5e_7_of_spot(price_surface):
+    """At strikes from 30 standard deviations below to as many above the spot, dense around it."""
+    market, surface, lives = price_surface
+    variance = np.append(0.0, np.geomspace(1e-6, surface.max_variance, 40)).astype(np.float32)
+    widest = 30.0 * np.sqrt(surface.max_variance * max(lives) / 250)
+    tail = np.geomspace(1e-4, min(widest, 2.0), 60)
+    strikes = np.exp(np.concatenate([-tail, [0.0], tail])).astype(np.float32)
+    for life in lives:
+        state = np.ones([len(variance), 1], np.float32), variance[:, np.newaxis]
+        prices = surface(*state, strikes, [life])[:, 0]
+        log_moneyness = np.log(strikes.astype(np.float64))
+        exact = vanilla_price(market, variance[:, np.newaxis], log_moneyness, life / 250, True)
+        assert_allclose(prices, exact, rtol=0, atol=5e-7)
+
+
+def test_prices_far_from_the_money_are_intrinsic_values(price_surface):
+    _, surface, lives = price_surface
+    strikes = np.float32([1e-30, 1e-3, 1e3, 1e30])
+    for variance in (0.0, 0.0625, 100.0):
+        prices = surface([[1.0]], [[variance]], strikes, [lives[0]])[0, 0]
+        assert_allclose(prices, [1.0, 0.999, 0.0, 0.0], rtol=0, atol=5e-7)
+
+
+def test_variances_out_of_the_surface_s_range_are_clipped(price_surface):
+    _, surface, lives = price_surface
+    ends = surface([[1.0], [1.0]], [[0.0], [surface.max_variance]], [0.9, 1.0], lives[:1])
+    outside = surface([[1.0], [1.0]], [[-0.5], [1e6]], [0.9, 1.0], lives[:1])
+    assert_array_equal(outside, ends)
+
+
+def test_each_step_has_its_own_life_and_prices_scale_with_the_spot(price_surface):
+    _, surface, lives = price_surface
+    rng = np.random.default_rng(0)
+    spot = rng.uniform(90.0, 110.0, [3, len(lives)])
+    variance = rng.exponential(0.0625, [3, len(lives)])
+    together = surface(spot, variance, [95.0, 100.0], lives)
+    assert together.shape == (3, len(lives), 2)
+    for t, life in enumerate(lives):
+        state = spot[:, t, np.newaxis] / 100.0, variance[:, t, np.newaxis]
+        alone = surface(*state, [0.95, 1.0], [life])
+        assert_allclose(together[:, t], alone[:, 0], rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("num_points", [(20, 18), (48, 8)])
+def test_surfaces_that_are_not_resolved_are_refused(num_points):
+    message = r"Expected the prices to be resolved by \(\d+, \d+, \d+\) Chebyshev points"
+    with (
+        mock.patch.object(premiums, "_NUM_SURFACE_POINTS", [num_points]),
+        pytest.raises(ValueError, match=message),
+    ):
+        PriceSurface(MARKETS["paper"], 1 / 250, 1)

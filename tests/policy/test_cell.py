@@ -27,10 +27,10 @@ def test_linear_layers_have_the_sizes_that_curvature_is_told():
 
 
 def test_the_configuration_makes_the_cell_again():
-    cell = HedgeCell(num_instruments=3, units=4, num_blocks=2, dtype="float64", name="mine")
+    cell = HedgeCell(3, units=4, num_blocks=2, observes="holdings", dtype="float64", name="mine")
     again = HedgeCell.from_config(cell.get_config())
     assert again.get_config() == cell.get_config()
-    assert (again.name, again.compute_dtype) == ("mine", "float64")
+    assert (again.name, again.compute_dtype, again.observes) == ("mine", "float64", "holdings")
 
 
 @pytest.mark.parametrize("name", ["num_instruments", "units", "num_blocks"])
@@ -38,3 +38,9 @@ def test_the_configuration_makes_the_cell_again():
 def test_bad_sizes_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` to be a positive integer. .*{name}={value!r}"):
         HedgeCell(**{"num_instruments": 2, name: value})
+
+
+def test_what_cannot_be_observed_is_refused():
+    message = r"`observes` to be one of \('last_action', 'holdings'\). .*observes='everything'"
+    with pytest.raises(ValueError, match=message):
+        HedgeCell(2, observes="everything")

@@ -19,7 +19,14 @@ action_derivatives = tf.function(linearize.action_derivatives, autograph=False)
 pseudo_gradients = tf.function(linearize.pseudo_gradients, autograph=False)
 
 
-@pytest.fixture(scope="module", params=[(3, 1), (3, 2)], ids=["one block", "two blocks"])
+POLICIES = {
+    "one block": (3, 1),
+    "two blocks": (3, 2),
+    "that sees its holdings": (3, 2, "holdings"),
+}
+
+
+@pytest.fixture(scope="module", params=POLICIES.values(), ids=POLICIES)
 def policy(request):
     policy = RecurrentPolicy(*request.param, dtype="float64")
     policy.build(FEATURES.shape, AVAILABLE.shape)

@@ -11,12 +11,13 @@ from tfhedge.policy.rollout import RecurrentPolicy
 
 NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 5, 6, 3, 4
 SIZES = [(3, 1), (4, 2), (8, 4)]
+OBSERVED = ["last_action", "holdings"]
 AVAILABLE = (np.arange(NUM_STEPS)[:, None] < [6, 5, 3, 0]).astype(np.float32)
 
 
-def random_policy(units, num_blocks, dtype="float64"):
+def random_policy(units, num_blocks, dtype="float64", observes="last_action"):
     """A built policy far from its start, but for the head: symexp feeds back into itself."""
-    policy = RecurrentPolicy(units, num_blocks, dtype=dtype)
+    policy = RecurrentPolicy(units, num_blocks, observes, dtype=dtype)
     policy.build((None, NUM_STEPS, NUM_FEATURES), AVAILABLE.shape)
     rng = np.random.default_rng(0)
     head = policy.cell.linear_layers[-1].weights
@@ -35,12 +36,12 @@ def section_4_1(policy, features):
     """The actions on one path, from the policy's weights in their order."""
     inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
     blocks = [blocks[i : i + 3] for i in range(0, len(blocks), 3)]
-    action = np.zeros(NUM_INSTRUMENTS)
+    past = np.zeros(NUM_INSTRUMENTS)  # the last action or, by eq. (4), the holdings
     hidden = [np.zeros(policy.units) for _ in blocks]
     carry = [np.zeros(policy.units) for _ in blocks]
     actions = []
     for t, observed in enumerate(features):
-        x = action @ inlet[:NUM_INSTRUMENTS] + observed @ inlet[NUM_INSTRUMENTS:] + inlet_bias
+        x = past @ inlet[:NUM_INSTRUMENTS] + observed @ inlet[NUM_INSTRUMENTS:] + inlet_bias
         for block, (scale, gates, gates_bias) in enumerate(blocks):
             normalized = scale * x / np.sqrt(np.mean(x**2) + 1e-7)
             i, f, g, o = np.split(np.append(normalized, hidden[block]) @ gates + gates_bias, 4)
@@ -50,13 +51,18 @@ def section_4_1(policy, features):
         y = x @ outlet + outlet_bias
         action = AVAILABLE[t] * np.sign(y) * (np.exp(np.abs(y)) - 1.0)
         actions.append(action)
+        past = action
+        if policy.observes == "holdings":
+            next_day = AVAILABLE[min(t + 1, NUM_STEPS - 1)]
+            past = next_day * np.sum(actions, axis=0)
     return actions
 
 
 @pytest.mark.parametrize(("units", "num_blocks"), SIZES)
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 1e-4)])
-def test_actions_equal_a_transcription_of_section_4_1(units, num_blocks, dtype, rtol):
-    policy = random_policy(units, num_blocks, dtype)
+@pytest.mark.parametrize("observes", OBSERVED)
+def test_actions_equal_a_transcription_of_section_4_1(units, num_blocks, dtype, rtol, observes):
+    policy = random_policy(units, num_blocks, dtype, observes)
     features = observations()
     expected = np.array([section_4_1(policy, path) for path in features])
     assert np.abs(expected).max() > 0.2
@@ -104,10 +110,11 @@ def test_the_first_features_matter_to_the_last_action():
 
 
 def test_the_configuration_makes_the_policy_again():
-    policy = RecurrentPolicy(units=5, num_blocks=3, dtype="float64", name="mine")
+    policy = RecurrentPolicy(5, num_blocks=3, observes="holdings", dtype="float64", name="mine")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(policy))
     assert again.get_config() == policy.get_config()
-    assert (again.units, again.num_blocks, again.name) == (5, 3, "mine")
+    assert (again.units, again.num_blocks, again.observes) == (5, 3, "holdings")
+    assert again.name == "mine"
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
@@ -129,3 +136,8 @@ def test_a_model_with_a_policy_is_saved_and_loaded(tmp_path):
 def test_bad_sizes_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` to be a positive integer. .*{name}={value!r}"):
         RecurrentPolicy(**{name: value})
+
+
+def test_what_cannot_be_observed_is_refused():
+    with pytest.raises(ValueError, match=r"`observes` to be one of .*observes='portfolio'"):
+        RecurrentPolicy(observes="portfolio")

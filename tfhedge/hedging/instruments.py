@@ -7,11 +7,47 @@ import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
-from tfhedge.market.premiums import PremiumSurface
+from tfhedge.market.premiums import PremiumSurface, PriceSurface
+
+
+class OptionGrid:
+    """The underlying, in the first place, and options: what all grids of them have in common.
+
+    A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says when a trade
+    is possible (`availability`), what the options cost (`premiums`, a function of the market's
+    paths), and what trades return by the horizon (`returns`, given the paths and the premiums).
+    """
+
+    def _check(self, life_name):
+        """Raises if a number is out of its range or the lists differ in length."""
+        lives = getattr(self, life_name)
+        if len(lives) != len(self.strikes):
+            raise ValueError(
+                f"Expected `{life_name}` and `strikes` to be of one length. "
+                f"Received: {len(lives)} and {len(self.strikes)} of them"
+            )
+        if not self.strikes:
+            raise ValueError(f"Expected at least one option. Received: {life_name}=()")
+        for life in lives:
+            checks.positive_integer(life_name, life)
+        for strike in self.strikes:
+            checks.positive("strikes", strike)
+        checks.non_negative("spot_cost", self.spot_cost)
+        checks.non_negative("option_cost", self.option_cost)
+
+    @property
+    def num_instruments(self):
+        """The underlying and the options: d."""
+        return 1 + len(self.strikes)
+
+    @property
+    def costs(self):
+        """Cost per unit traded, `[num_instruments]`."""
+        return np.array([self.spot_cost] + [self.option_cost] * len(self.strikes), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class FloatingGrid:
+class FloatingGrid(OptionGrid):
     """The underlying and a floating grid of out-of-the-money vanilla options.
 
     At every time t the same times to maturity tau_i and moneynesses k_i = log(K_t^i / x_t) are
@@ -48,19 +84,7 @@ class FloatingGrid:
     option_cost: float = 1e-2
 
     def __post_init__(self):
-        if len(self.maturities) != len(self.strikes):
-            raise ValueError(
-                "Expected `maturities` and `strikes` to be of one length. "
-                f"Received: {len(self.maturities)} and {len(self.strikes)} of them"
-            )
-        if not self.maturities:
-            raise ValueError("Expected at least one option. Received: maturities=()")
-        for maturity in self.maturities:
-            checks.positive_integer("maturities", maturity)
-        for strike in self.strikes:
-            checks.positive("strikes", strike)
-        checks.non_negative("spot_cost", self.spot_cost)
-        checks.non_negative("option_cost", self.option_cost)
+        self._check("maturities")
 
     @classmethod
     def from_paper(cls, **costs):
@@ -75,35 +99,27 @@ class FloatingGrid:
         pairs = [(maturity, strike) for maturity in strikes for strike in strikes[maturity]]
         return cls(*zip(*pairs, strict=True), **costs)
 
-    @property
-    def num_instruments(self):
-        """The underlying and the options: d."""
-        return 1 + len(self.maturities)
-
-    @property
-    def costs(self):
-        """Cost per unit traded, `[num_instruments]`."""
-        return np.array([self.spot_cost] + [self.option_cost] * len(self.maturities), np.float32)
-
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
         left = num_steps - np.arange(num_steps)[:, None]
         return (left >= np.array([0, *self.maturities])).astype(np.float32)
 
     def premiums(self, market, dt):
-        """The options' prices per unit of spot as a function of variance.
+        """The options' prices per unit of spot.
 
         Args:
             market: The `Heston` market that prices them.
             dt: Length of a time step in years.
 
         Returns:
-            A `PremiumSurface`: variance `[...]` to prices `[..., num_instruments - 1]`.
+            A function of spot and variance, each `[num_paths, num_steps + 1]`: the prices at the
+            trading times, `[num_paths, num_steps, num_instruments - 1]`.
         """
         strikes = np.array(self.strikes)
-        return PremiumSurface(
+        surface = PremiumSurface(
             market, np.log(strikes), np.array(self.maturities) * dt, strikes > 1.0
         )
+        return lambda spot, variance: surface(variance[:, :-1])
 
     def returns(self, spot, premiums):
         """Total returns r_{t,T} of one unit of each instrument traded at each time.
@@ -131,3 +147,120 @@ class FloatingGrid:
             paid = now[:, :traded] * premiums[:, :traded, group[0] : group[-1] + 1]
             returns.append(tf.pad(payoff - paid, [[0, 0], [0, num_steps - traded], [0, 0]]))
         return tf.concat(returns, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedGrid(OptionGrid):
+    r"""The underlying and vanilla options of fixed strike and expiry.
+
+    At every time t the same contracts are tradable, each until it expires at its time e_i. With
+    P_t^i the price of a contract, and from its expiry on what it has paid,
+
+        P_t^i = (x_{e_i} - K_i)^+  for t >= e_i and a call,  a put likewise,
+
+    a trade of one unit made at t has returned by the horizon T
+
+        r_{t,T}^(1) = x_T - x_t,        r_{t,T}^(i) = P_T^i - P_t^i.
+
+    A contract that expires after T is closed at its model price then, free of cost. Since trades in
+    a contract add up, a position can be unwound, and the past is summed up by the `holdings`.
+
+    Args:
+        expiries: Expiry e_i of each contract, in time steps from time 0.
+        strikes: Strike K_i of each contract, in the units of the spot.
+        is_call: Whether each contract is a call (else a put).
+        spot_cost: Cost of trading one unit of the underlying.
+        option_cost: Cost of trading one option.
+
+    Raises:
+        ValueError: If the lists differ in length, or a number is out of its range.
+
+    Example:
+    >>> grid = FixedGrid(expiries=(1, 3), strikes=(1.0, 1.1), is_call=(False, True))
+    >>> grid.availability(num_steps=3).astype(int).tolist()
+    [[1, 1, 1], [1, 0, 1], [1, 0, 1]]
+
+    Reference: Mueller et al., section 2.1 (a) and eq. (1).
+    """
+
+    expiries: tuple[int, ...]
+    strikes: tuple[float, ...]
+    is_call: tuple[bool, ...]
+    spot_cost: float = 1e-4
+    option_cost: float = 1e-2
+
+    def __post_init__(self):
+        self._check("expiries")
+        if len(self.is_call) != len(self.strikes):
+            raise ValueError(
+                "Expected `is_call` and `strikes` to be of one length. "
+                f"Received: {len(self.is_call)} and {len(self.strikes)} of them"
+            )
+        for is_call in self.is_call:
+            checks.one_of("is_call", is_call, (True, False))
+
+    def availability(self, num_steps):
+        """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
+        alive = np.arange(num_steps)[:, None] < np.array(self.expiries)
+        return np.pad(alive, [(0, 0), (1, 0)], constant_values=True).astype(np.float32)
+
+    def premiums(self, market, dt):
+        """The contracts' prices, and what they have paid once they have expired.
+
+        They differ from the exact prices by less than 5e-7 of the spot or the strike, whichever is
+        higher.
+
+        Args:
+            market: The `Heston` market that prices them.
+            dt: Length of a time step in years.
+
+        Returns:
+            A function of spot and variance, each `[num_paths, num_steps + 1]`: the prices P at the
+            same times, `[num_paths, num_steps + 1, num_instruments - 1]`.
+        """
+        surface = PriceSurface(market, dt, max(self.expiries))
+        return lambda spot, variance: self._prices(surface, spot, variance)
+
+    def _prices(self, surface, spot, variance):
+        num_times, expiries = spot.shape[1], np.array(self.expiries)
+        strikes, is_call = np.array(self.strikes, np.float32), np.array(self.is_call)
+        prices = [None] * len(expiries)
+        for expiry in np.unique(expiries):
+            (group,) = np.nonzero(expiries == expiry)
+            alive = min(expiry, num_times)
+            x, strike = spot[:, :alive, None], strikes[group]
+            life = expiry - np.arange(alive)
+            call = x * surface(spot[:, :alive], variance[:, :alive], strike, life)
+            price = tf.where(is_call[group], call, call + strike - x)
+            if expiry < num_times:
+                at_expiry = spot[:, expiry, None, None]
+                sign = np.where(is_call[group], 1.0, -1.0).astype(np.float32)
+                paid = tf.nn.relu(sign * (at_expiry - strike))
+                price = tf.concat([price, tf.repeat(paid, num_times - expiry, axis=1)], axis=1)
+            for i, contract in enumerate(group):
+                prices[contract] = price[..., i]
+        return tf.stack(prices, axis=-1)
+
+    def returns(self, spot, premiums):
+        """Total returns r_{t,T} of one unit of each instrument traded at each time.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+            premiums: Contract prices, `[num_paths, num_steps + 1, num_instruments - 1]`.
+
+        Returns:
+            Returns in the units of the spot, `[num_paths, num_steps, num_instruments]`.
+        """
+        prices = tf.concat([spot[..., None], premiums], axis=-1)
+        return prices[:, -1:] - prices[:, :-1]
+
+    def holdings(self, actions):
+        """The portfolio after each time's trades, eq. (1): the sum of all trades up to then.
+
+        Args:
+            actions: Trades u_t, `[num_paths, num_steps, num_instruments]`.
+
+        Returns:
+            Holdings of the shape of `actions`; those of an expired contract are zero.
+        """
+        return tf.cumsum(actions, axis=1) * self.availability(actions.shape[1])

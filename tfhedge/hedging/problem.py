@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfhedge import checks
 from tfhedge.hedging.claims import Cliquet
-from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.instruments import FloatingGrid, OptionGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.market.heston import Heston
 from tfhedge.market.simulation import simulate
@@ -21,7 +21,7 @@ class HedgingProblem:
     Args:
         market: The market model, such as `Heston`.
         claim: The liability, such as `Cliquet`; it sets the number of steps T.
-        instruments: What can be traded, such as `FloatingGrid`.
+        instruments: What can be traded, a `FloatingGrid` or a `FixedGrid`.
         objective: How a P&L and its costs are judged, such as `MeanVariance`.
         dt: Length of a time step in years.
 
@@ -37,7 +37,7 @@ class HedgingProblem:
 
     market: Heston
     claim: Cliquet
-    instruments: FloatingGrid
+    instruments: OptionGrid
     objective: MeanVariance
     dt: float = 1.0 / 250.0
 

@@ -1,16 +1,25 @@
-"""Prices of an option grid as functions of the variance, cheap enough for every path and step."""
+"""Option prices as smooth functions of the market, cheap enough for every path and step."""
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfhedge.market.fourier import vanilla_price
-from tfhedge.numerics import chebyshev_basis, chebyshev_coefficients, chebyshev_points
+from tfhedge.numerics import (
+    chebyshev_basis,
+    chebyshev_coefficients,
+    chebyshev_points,
+    chebyshev_sum,
+)
 
 # The expansion is cut where its remaining coefficients sum to less than this, in units of spot.
 _TOLERANCE = 2e-8
+# The same for a surface, where the sum is over two variables or three.
+_SURFACE_TOLERANCE = 1e-7
 # Numbers of points at which to try the fit.
 _NUM_POINTS = (32, 64, 128, 256)
+# The same for a surface, in arsinh of the moneyness and in the variance.
+_NUM_SURFACE_POINTS = ((48, 18), (72, 27), (108, 40))
 
 
 class PremiumSurface:
@@ -99,15 +108,161 @@ class PremiumSurface:
             log_shifted = (chebyshev_points(num_points) - self._zeta_offset) / self._zeta_slope
             variance = np.maximum(np.exp(log_shifted) - self._shift, 0.0)
             coefficients = chebyshev_coefficients(price(variance))
-            remainder = np.cumsum(np.abs(coefficients[::-1]), axis=0)[::-1].max(axis=1)
-            num_terms = np.count_nonzero(~(remainder <= _TOLERANCE))  # so that NaN counts
+            num_terms = _num_terms(np.abs(coefficients), _TOLERANCE)
             # The last third must be negligible, or the coefficients are those of aliases.
             if num_terms <= 2 * num_points // 3:
-                return coefficients[: max(num_terms, 2)]
+                return coefficients[:num_terms]
         raise ValueError(
             f"Expected the premiums to be resolved by {num_points} Chebyshev points in "
-            f"log(variance + {self._shift:g}). Received: a remainder of {remainder[-1]:.1e}"
+            f"log(variance + {self._shift:g}). Received: coefficients {coefficients[-1]}"
         )
+
+
+class PriceSurface:
+    r"""Prices of calls of any strike, fitted once for every number of time steps to maturity.
+
+    The price $C(k, v, \tau)$ per unit of spot, $k = \log(K/x)$, changes on the scale
+
+    $$h(v, \tau) = \sqrt{(v + \kappa\theta\tau)\,(1 - e^{-\kappa\tau})/\kappa}$$
+
+    of $k$; seen on any fixed scale it gets a kink at $k = 0$ as the maturity gets short. On its own
+    scale it is expanded in Chebyshev polynomials,
+
+    $$C \approx \sum_{a, b} c_{ab}(\tau)\,T_a(\eta)\,T_b(\zeta), \qquad
+      \eta = \text{affine function of } \operatorname{arsinh}(k / h), \quad
+      \zeta = \text{affine function of } \log(v + \kappa\theta\tau).$$
+
+    The inverse hyperbolic sine makes room for the exponential tails of the law of the log-spot:
+    $k$ ranges as far as the option that is out of the money is worth more than 2e-8 of spot.
+    Beyond that range the price is the intrinsic value. The variance ranges as for a
+    `PremiumSurface`, and is clipped to that range. The coefficients are smooth functions of
+    $\log\tau$, known from their values at Chebyshev points.
+
+    Args:
+        market: the `Heston` market.
+        dt: length of a time step in years.
+        max_life: longest time to maturity in time steps.
+
+    Raises:
+        ValueError: if the expansion does not converge.
+
+    >>> from tfhedge.market.heston import Heston
+    >>> surface = PriceSurface(Heston.from_paper(), dt=1 / 250, max_life=20)
+    >>> prices = surface([[1.0, 1.0]], [[0.0625, 0.0625]], strikes=[1.0, 1.01], life=[20, 1])
+    >>> for life, (first, second) in zip([20, 1], prices[0]):
+    ...     print(f"{life}: {first:.5f} {second:.5f}")
+    20: 0.02709 0.02186
+    1: 0.00629 0.00240
+    """
+
+    def __init__(self, market, dt, max_life):
+        self._market, self._dt = market, dt
+        self.max_variance = _max_variance(market)
+        half_range = np.log(max(max_life, 2)) / 2.0
+        lives = np.exp(half_range * (1.0 + chebyshev_points(6 + int(7.0 * half_range))))
+        low, high = self._moneyness_range(lives)
+        self._center, self._radius = (high + low) / 2.0, (high - low) / 2.0
+        place = np.log(np.arange(1, max_life + 1)) / half_range - 1.0
+        basis = np.polynomial.chebyshev.chebvander(place, len(lives) - 1)
+        coefficients = np.tensordot(basis, self._fit(lives), axes=1)
+        num_moneyness, num_variance = (
+            _num_terms(np.abs(coefficients).sum(axis).T, _SURFACE_TOLERANCE) for axis in (2, 1)
+        )
+        self._coefficients = np.float32(coefficients[:, :num_moneyness, :num_variance])
+
+    def __call__(self, spot, variance, strikes, life):
+        """Prices of calls per unit of current spot.
+
+        Args:
+            spot: prices of the underlying, `[num_paths, num_steps]`.
+            variance: annual variance, `[num_paths, num_steps]`.
+            strikes: strikes in units of the spot, `[num_strikes]`.
+            life: time steps to maturity at each of the steps, `[num_steps]`, integers in
+                [1, max_life].
+
+        Returns:
+            float32 tensor of shape `[num_paths, num_steps, num_strikes]`.
+        """
+        # Inside, time comes before paths: there is one matrix of coefficients for each step.
+        spot, variance = (tf.transpose(tf.cast(x, tf.float32)) for x in (spot, variance))
+        strikes = tf.reshape(tf.cast(strikes, tf.float32), [-1, 1, 1])
+        life = np.asarray(life)
+        coefficients = self._coefficients[life - 1]
+        shift, growth, slope, offset = np.float32(self._scales(life[:, np.newaxis]))
+        shifted = tf.clip_by_value(variance, 0.0, self.max_variance) + shift
+        zeta = slope * tf.math.log(shifted) + offset
+        basis = tf.stack(chebyshev_basis(zeta, coefficients.shape[2] - 1), axis=1)
+        weights = tf.matmul(coefficients, basis)
+        prices = _sum_over_moneyness(
+            weights, spot, strikes, tf.sqrt(shifted * growth), self._center, self._radius
+        )
+        return tf.transpose(prices, [2, 1, 0])
+
+    def _scales(self, life):
+        """The shift and the factor in h, and zeta's slope and offset, at a time to maturity."""
+        maturity, kappa = life * self._dt, self._market.kappa
+        shift = kappa * self._market.theta * maturity
+        low, high = np.log(shift), np.log(self.max_variance + shift)
+        growth = -np.expm1(-kappa * maturity) / kappa
+        return shift, growth, 2.0 / (high - low), -(high + low) / (high - low)
+
+    def _exact(self, arsinh, zeta, life, is_call):
+        """Prices `[len(arsinh), len(zeta)]` in the variables of the expansion."""
+        shift, growth, slope, offset = self._scales(life)
+        shifted = np.exp((zeta - offset) / slope)
+        log_moneyness = np.sinh(arsinh)[:, np.newaxis] * np.sqrt(shifted * growth)
+        variance = np.maximum(shifted - shift, 0.0)
+        maturity = life * self._dt
+        return vanilla_price(self._market, variance, log_moneyness, maturity, is_call).numpy()
+
+    def _moneyness_range(self, lives):
+        """The lowest and the highest arsinh(k / h) of options worth anything out of the money."""
+        arsinh, zeta = np.linspace(1.0, 5.0, 41), np.linspace(-1.0, 1.0, 7)
+        ends = []
+        for sign in (-1.0, 1.0):
+            prices = [
+                self._exact(sign * arsinh, zeta, life, sign > 0)
+                for life in lives[:: len(lives) // 3]
+            ]
+            of_worth = np.max(prices, axis=(0, 2)) > _TOLERANCE
+            of_worth[-1] = False
+            ends.append(float(sign * arsinh[np.argmin(of_worth)]))
+        return ends
+
+    def _fit(self, lives):
+        """Coefficients along each axis: lives, moneyness, variance."""
+        for num_moneyness, num_variance in _NUM_SURFACE_POINTS:
+            arsinh = self._center + self._radius * chebyshev_points(num_moneyness)
+            zeta = chebyshev_points(num_variance)
+            coefficients = np.stack([self._exact(arsinh, zeta, life, True) for life in lives])
+            for _ in range(3):
+                coefficients = np.moveaxis(chebyshev_coefficients(coefficients), 0, -1)
+            sizes = [
+                _num_terms(np.abs(coefficients).sum(axis=others)[:, np.newaxis], _SURFACE_TOLERANCE)
+                for others in ((1, 2), (0, 2), (0, 1))
+            ]
+            if all(np.less(sizes, coefficients.shape)):
+                return coefficients
+        raise ValueError(
+            f"Expected the prices to be resolved by {coefficients.shape} Chebyshev points in "
+            f"maturity, moneyness and variance. Received: market={self._market}"
+        )
+
+
+@tf.function(autograph=False, jit_compile=True)  # many operations on each price: XLA fuses them
+def _sum_over_moneyness(weights, spot, strikes, scale, center, radius):
+    """The sum of weights[:, a] T_a(eta) or, out of eta's range, the intrinsic value of a call."""
+    log_moneyness = tf.math.log(strikes / spot)
+    eta = (tf.asinh(log_moneyness / scale) - center) / radius
+    prices = chebyshev_sum(tf.unstack(weights, axis=1), tf.clip_by_value(eta, -1.0, 1.0))
+    intrinsic = tf.nn.relu(1.0 - strikes / spot)
+    return tf.where(tf.abs(eta) < 1.0, prices, intrinsic)
+
+
+def _num_terms(magnitude, tolerance):
+    """How many terms to keep, at least 2; each column of `magnitude` is an expansion."""
+    remainder = np.cumsum(magnitude[::-1], axis=0)[::-1].max(axis=1)
+    return max(2, np.count_nonzero(~(remainder <= tolerance)))  # so that NaN counts
 
 
 def _max_variance(market):

@@ -29,7 +29,14 @@ class HedgeCell(keras.layers.Layer):
         u_t = symexp( m_t * (W x_L + b) ).
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
-    hardly trades. All weights sit in layers that apply one matrix or one scale to an input a_t:
+    hardly trades.
+
+    With `observes="holdings"` the recurrence in the output is that of eq. (4): in place of u_{t-1}
+    the cell is fed the sum of its past trades, without what has expired,
+
+        theta_{t-1} = m_t * (u_0 + ... + u_{t-1}).
+
+    All weights sit in layers that apply one matrix or one scale to an input a_t:
     `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t,
     which is all that Kronecker-factored curvature needs to know of the network.
 
@@ -37,11 +44,12 @@ class HedgeCell(keras.layers.Layer):
         num_instruments: Number of instruments d.
         units: Width of the LSTM blocks.
         num_blocks: Number of residual blocks.
+        observes: What the cell sees of its past trades, `"last_action"` or `"holdings"`.
 
     Call arguments:
         inputs: Availability and features side by side,
             `[num_paths, num_instruments + num_features]`.
-        states: The last action, then hidden state and carry of each block.
+        states: The last action, or the holdings, then hidden state and carry of each block.
 
     Returns:
         The action, `[num_paths, num_instruments]`, and the next states.
@@ -50,11 +58,12 @@ class HedgeCell(keras.layers.Layer):
     (2019) for RMSNorm; Hafner et al. (2023) for symexp.
     """
 
-    def __init__(self, num_instruments, units=32, num_blocks=4, **kwargs):
+    def __init__(self, num_instruments, units=32, num_blocks=4, observes="last_action", **kwargs):
         super().__init__(**kwargs)
         self.num_instruments = checks.positive_integer("num_instruments", num_instruments)
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
+        self.observes = checks.one_of("observes", observes, ("last_action", "holdings"))
         self.state_size = [num_instruments] + [units, units] * num_blocks
         self.output_size = num_instruments
 
@@ -79,7 +88,7 @@ class HedgeCell(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates the weights for inputs of `[num_paths, num_instruments + num_features]`."""
-        # Availability and features come in; last action and features enter the first layer.
+        # Availability and features come in; past trades and features enter the first layer.
         inlet, *blocks, outlet = self.linear_layers
         inlet.build(input_shape)
         for scale, gates in zip(blocks[::2], blocks[1::2], strict=True):
@@ -111,9 +120,11 @@ class HedgeCell(keras.layers.Layer):
             product = self.linear_layers[index](a)
             return product if probes is None else product + probes[index]
 
-        last_action, *memory = states
+        past, *memory = states
         available, features = ops.split(inputs, [self.num_instruments], axis=-1)
-        x = linear(ops.concatenate([last_action, features], axis=-1))
+        if self.observes == "holdings":
+            past = available * past  # what has expired is held no more
+        x = linear(ops.concatenate([past, features], axis=-1))
         next_memory = []
         for block in range(self.num_blocks):
             hidden, carry = memory[2 * block : 2 * block + 2]
@@ -123,7 +134,8 @@ class HedgeCell(keras.layers.Layer):
             next_memory += [hidden, carry]
             x = x + hidden
         action = symexp(available * linear(x))
-        return action, [action, *next_memory], layer_inputs
+        past = past + action if self.observes == "holdings" else action
+        return action, [past, *next_memory], layer_inputs
 
     def get_config(self):
         """The arguments that make this cell again."""
@@ -132,6 +144,7 @@ class HedgeCell(keras.layers.Layer):
             "num_instruments": self.num_instruments,
             "units": self.units,
             "num_blocks": self.num_blocks,
+            "observes": self.observes,
         }
 
 

@@ -60,12 +60,12 @@ def action_derivatives(policy, features, availability, directions):
 
     def step(inputs, states):
         states, *tangents = states
-        next_tangents = []
+        changes, next_tangents = [], []
         for direction, tangent in zip(directions, tangents, strict=True):
             with tf.autodiff.ForwardAccumulator([*weights, *states], [*direction, *tangent]) as jvp:
-                _, next_states, _ = cell.step(inputs[0], states)
+                action, next_states, _ = cell.step(inputs[0], states)
+            changes.append(jvp.jvp(action, "zero"))
             next_tangents.append([jvp.jvp(state, "zero") for state in next_states])
-        changes = [action for action, *_ in next_tangents]
         return changes, [next_states, *next_tangents]
 
     zeros = _initial_states(cell, inputs)

@@ -14,6 +14,8 @@ class RecurrentPolicy(keras.layers.Layer):
     Args:
         units: Width of the LSTM blocks.
         num_blocks: Number of residual LSTM blocks.
+        observes: What the policy sees of its past trades: `"last_action"`, or `"holdings"`, their
+            sum, which is a portfolio where the instruments are a `FixedGrid`.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`.
@@ -24,7 +26,7 @@ class RecurrentPolicy(keras.layers.Layer):
         Actions, `[num_paths, num_steps, num_instruments]`.
 
     Raises:
-        ValueError: If a size is not a positive integer.
+        ValueError: If a size is not a positive integer, or `observes` something else.
 
     Example:
     >>> import numpy as np
@@ -33,16 +35,22 @@ class RecurrentPolicy(keras.layers.Layer):
     TensorShape([5, 3, 4])
     """
 
-    def __init__(self, units=32, num_blocks=4, **kwargs):
+    def __init__(self, units=32, num_blocks=4, observes="last_action", **kwargs):
         super().__init__(**kwargs)
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
+        self.observes = checks.one_of("observes", observes, ("last_action", "holdings"))
 
     def build(self, features_shape, availability_shape):
         """Creates the cell once the numbers of features and instruments are known."""
         num_instruments = availability_shape[-1]
         self.cell = HedgeCell(
-            num_instruments, self.units, self.num_blocks, dtype=self.dtype_policy, name="cell"
+            num_instruments,
+            self.units,
+            self.num_blocks,
+            self.observes,
+            dtype=self.dtype_policy,
+            name="cell",
         )
         self.rnn = keras.layers.RNN(
             self.cell, return_sequences=True, dtype=self.dtype_policy, name="rnn"
@@ -67,4 +75,9 @@ class RecurrentPolicy(keras.layers.Layer):
 
     def get_config(self):
         """The arguments that make this policy again."""
-        return {**super().get_config(), "units": self.units, "num_blocks": self.num_blocks}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "num_blocks": self.num_blocks,
+            "observes": self.observes,
+        }
