@@ -156,6 +156,8 @@ def test_a_market_with_drift_is_refused(drift):
     market = dataclasses.replace(PAPER.market, **{drift: 0.01})
     with pytest.raises(ValueError, match=f"without drift.* {drift}=0.01"):
         dataclasses.replace(PAPER, market=market)
+
+
 def test_contracts_of_a_fixed_grid_are_fair():
     """Bought at any time, none of them gains on average: simulation and pricing agree."""
     grid = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))

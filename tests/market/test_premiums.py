@@ -129,23 +129,25 @@ def test_prices_that_are_not_resolved_are_refused():
         PremiumSurface(market, [0.1], [1e-6], [True])
 
 
-# A year of daily steps in the paper's market; ends of an expansion in the maturity are 1 and the
-# maximum, and it is tried in between.
+# Lives are tried at both ends of the expansion, 1 and the longest one, and in between.
 LIVES = {
-    "paper": (250, [1, 2, 3, 7, 30, 101, 250]),
-    "little volatility of variance": (20, [1, 2, 11, 20]),
-    "far from its mean": (1, [1]),
+    "paper": [1, 2, 3, 7, 30, 101, 250],
+    "feller violated": [1, 4, 20],
+    "little volatility of variance": [1, 2, 11, 20],
+    "far from its mean": [1],
+    "with drift": [1, 9, 40],
 }
+DRIFT = Heston(100.0, 0.03, 2.0, 0.04, 0.6, 0.7, rate=0.05, dividend_yield=0.02)
 
 
 @pytest.fixture(scope="module", params=LIVES)
 def price_surface(request):
-    max_life, lives = LIVES[request.param]
-    market = MARKETS[request.param]
-    return market, PriceSurface(market, 1 / 250, max_life), lives
+    lives = LIVES[request.param]
+    market = MARKETS.get(request.param, DRIFT)
+    return market, PriceSurface(market, 1 / 250, max(lives)), lives
 
 
-def test_error_of_a_price_is_below_5e_7_of_spot(price_surface):
+def test_error_of_a_price_is_below_5e_7_of_spot_and_strike(price_surface):
     """At strikes from 30 standard deviations below to as many above the spot, dense around it."""
     market, surface, lives = price_surface
     variance = np.append(0.0, np.geomspace(1e-6, surface.max_variance, 40)).astype(np.float32)
@@ -153,25 +155,45 @@ def test_error_of_a_price_is_below_5e_7_of_spot(price_surface):
     tail = np.geomspace(1e-4, min(widest, 2.0), 60)
     strikes = np.exp(np.concatenate([-tail, [0.0], tail])).astype(np.float32)
     for life in lives:
-        state = np.ones([len(variance), 1], np.float32), variance[:, np.newaxis]
-        prices = surface(*state, strikes, [life])[:, 0]
-        log_moneyness = np.log(strikes.astype(np.float64))
-        exact = vanilla_price(market, variance[:, np.newaxis], log_moneyness, life / 250, True)
-        assert_allclose(prices, exact, rtol=0, atol=5e-7)
+        for is_call in (True, False):
+            state = np.ones([len(variance), 1]), variance[:, np.newaxis]
+            prices = surface(*state, strikes, [is_call] * len(strikes), [life])[:, 0]
+            log_moneyness = np.log(strikes.astype(np.float64))
+            exact = vanilla_price(
+                market, variance[:, np.newaxis], log_moneyness, life / 250, is_call
+            )
+            assert_allclose(
+                prices / np.maximum(1, strikes), exact / np.maximum(1, strikes), 0, 5e-7
+            )
+
+
+def test_prices_are_those_of_the_market_today(price_surface):
+    """In money, for a spot that is not 1, and whatever the market's drift."""
+    market, surface, lives = price_surface
+    strikes, is_call = market.spot * np.float32([0.9, 1.0, 1.1]), [False, True, True]
+    for life in lives:
+        price = surface([[market.spot]], [[market.v0]], strikes, is_call, [life])[0, 0]
+        exact = market.vanilla_price(strikes, life / 250, is_call)
+        assert_allclose(price, exact, rtol=0, atol=6e-7 * market.spot)
 
 
 def test_prices_far_from_the_money_are_intrinsic_values(price_surface):
-    _, surface, lives = price_surface
+    market, surface, lives = price_surface
     strikes = np.float32([1e-30, 1e-3, 1e3, 1e30])
+    forward, cash = np.exp(np.array([-market.dividend_yield, -market.rate]) * lives[0] / 250)
     for variance in (0.0, 0.0625, 100.0):
-        prices = surface([[1.0]], [[variance]], strikes, [lives[0]])[0, 0]
-        assert_allclose(prices, [1.0, 0.999, 0.0, 0.0], rtol=0, atol=5e-7)
+        state = [[1.0]], [[variance]], strikes
+        calls = surface(*state, [True] * 4, lives[:1])[0, 0]
+        assert_allclose(calls, np.maximum(forward - cash * strikes, 0.0), rtol=0, atol=5e-7)
+        puts = surface(*state, [False] * 4, lives[:1])[0, 0]
+        assert_allclose(puts, np.maximum(cash * strikes - forward, 0.0), rtol=5e-7, atol=5e-7)
 
 
 def test_variances_out_of_the_surface_s_range_are_clipped(price_surface):
     _, surface, lives = price_surface
-    ends = surface([[1.0], [1.0]], [[0.0], [surface.max_variance]], [0.9, 1.0], lives[:1])
-    outside = surface([[1.0], [1.0]], [[-0.5], [1e6]], [0.9, 1.0], lives[:1])
+    contracts = [0.9, 1.0], [False, True], lives[:1]
+    ends = surface([[1.0], [1.0]], [[0.0], [surface.max_variance]], *contracts)
+    outside = surface([[1.0], [1.0]], [[-0.5], [1e6]], *contracts)
     assert_array_equal(outside, ends)
 
 
@@ -180,12 +202,12 @@ def test_each_step_has_its_own_life_and_prices_scale_with_the_spot(price_surface
     rng = np.random.default_rng(0)
     spot = rng.uniform(90.0, 110.0, [3, len(lives)])
     variance = rng.exponential(0.0625, [3, len(lives)])
-    together = surface(spot, variance, [95.0, 100.0], lives)
+    together = surface(spot, variance, [95.0, 100.0], [False, True], lives)
     assert together.shape == (3, len(lives), 2)
     for t, life in enumerate(lives):
         state = spot[:, t, np.newaxis] / 100.0, variance[:, t, np.newaxis]
-        alone = surface(*state, [0.95, 1.0], [life])
-        assert_allclose(together[:, t], alone[:, 0], rtol=0, atol=3e-7)
+        alone = surface(*state, [0.95, 1.0], [False, True], [life])
+        assert_allclose(together[:, t] / 100.0, alone[:, 0], rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("num_points", [(20, 18), (48, 8)])

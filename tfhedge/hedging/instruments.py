@@ -167,9 +167,9 @@ class FixedGrid(OptionGrid):
 
     Args:
         expiries: Expiry e_i of each contract, in time steps from time 0.
-        strikes: Strike K_i of each contract, in the units of the spot.
+        strikes: Strike K_i of each contract, in units of the initial spot.
         is_call: Whether each contract is a call (else a put).
-        spot_cost: Cost of trading one unit of the underlying.
+        spot_cost: Cost of trading one unit of the underlying, in units of the initial spot.
         option_cost: Cost of trading one option.
 
     Raises:
@@ -215,41 +215,41 @@ class FixedGrid(OptionGrid):
             dt: Length of a time step in years.
 
         Returns:
-            A function of spot and variance, each `[num_paths, num_steps + 1]`: the prices P at the
-            same times, `[num_paths, num_steps + 1, num_instruments - 1]`.
+            A function of spot, in units of the initial one, and variance, each
+            `[num_paths, num_steps + 1]`: the prices P at the same times, in the same units,
+            `[num_paths, num_steps + 1, num_instruments - 1]`.
         """
         surface = PriceSurface(market, dt, max(self.expiries))
         return lambda spot, variance: self._prices(surface, spot, variance)
 
     def _prices(self, surface, spot, variance):
         num_times, expiries = spot.shape[1], np.array(self.expiries)
-        strikes, is_call = np.array(self.strikes, np.float32), np.array(self.is_call)
-        prices = [None] * len(expiries)
+        strikes, is_call = np.array(self.strikes, np.float32), np.array(self.is_call, bool)
+        groups, prices = [], []
         for expiry in np.unique(expiries):
             (group,) = np.nonzero(expiries == expiry)
             alive = min(expiry, num_times)
-            x, strike = spot[:, :alive, None], strikes[group]
             life = expiry - np.arange(alive)
-            call = x * surface(spot[:, :alive], variance[:, :alive], strike, life)
-            price = tf.where(is_call[group], call, call + strike - x)
+            contracts = strikes[group], is_call[group]
+            price = surface(spot[:, :alive], variance[:, :alive], *contracts, life)
             if expiry < num_times:
-                at_expiry = spot[:, expiry, None, None]
                 sign = np.where(is_call[group], 1.0, -1.0).astype(np.float32)
-                paid = tf.nn.relu(sign * (at_expiry - strike))
+                paid = tf.nn.relu(sign * (spot[:, expiry, None, None] - strikes[group]))
                 price = tf.concat([price, tf.repeat(paid, num_times - expiry, axis=1)], axis=1)
-            for i, contract in enumerate(group):
-                prices[contract] = price[..., i]
-        return tf.stack(prices, axis=-1)
+            groups.append(group)
+            prices.append(price)
+        return tf.gather(tf.concat(prices, axis=-1), np.argsort(np.concatenate(groups)), axis=-1)
 
     def returns(self, spot, premiums):
         """Total returns r_{t,T} of one unit of each instrument traded at each time.
 
         Args:
-            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
-            premiums: Contract prices, `[num_paths, num_steps + 1, num_instruments - 1]`.
+            spot: Prices of the underlying in units of the initial one,
+                `[num_paths, num_steps + 1]`.
+            premiums: Contract prices P, `[num_paths, num_steps + 1, num_instruments - 1]`.
 
         Returns:
-            Returns in the units of the spot, `[num_paths, num_steps, num_instruments]`.
+            Returns in units of the initial spot, `[num_paths, num_steps, num_instruments]`.
         """
         prices = tf.concat([spot[..., None], premiums], axis=-1)
         return prices[:, -1:] - prices[:, :-1]

@@ -141,8 +141,8 @@ class HedgingProblem:
             initial spot, the payoff in units of the claim's notional.
         """
         spot, variance = self.simulate(num_paths, seed, first_path)
-        premiums = self._premiums(variance[:, :-1])
-        returns = self.instruments.returns(spot / self.market.spot, premiums)
+        relative = spot / self.market.spot
+        returns = self.instruments.returns(relative, self._premiums(relative, variance))
         return self.features(spot, variance), (returns, self.claim.payoff(spot))
 
     def dataset(self, num_paths, batch_size, seed=0):
