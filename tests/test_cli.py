@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfhedge import cli
 from tfhedge.workflow.config import PRESETS, RunConfig
@@ -64,6 +65,7 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        ("--grid fine", "--grid"),
         ("--rho 1.2", "rho"),
         ("--rho nan", "rho"),
         ("--v0 -0.01", "v0"),
@@ -155,6 +157,21 @@ def test_another_seed_is_another_run(tmp_path):
     first, second = (history(tmp_path / seed)[0] for seed in "01")
     assert first["loss"] != second["loss"]
     assert first["val_loss"] != second["val_loss"]
+
+
+@pytest.mark.parametrize("num_steps", ["20", "2"])
+def test_contracts_of_a_fixed_grid_are_hedged_with(num_steps, tmp_path, capsys):
+    options = ["--grid", "fixed", "--steps", "2", "--num-steps", num_steps, "--period", "2"]
+    assert train(tmp_path / "run", *options) == 0
+    assert "learned, without its options" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["grid"] == "fixed"
+    trades = (
+        tf.saved_model.load(tmp_path / "run" / "saved_model" / "1")
+        .signatures["serving_default"]
+        .structured_outputs["action"]
+    )
+    num_expiries = 4 if num_steps == "20" else 2
+    assert trades.shape == [None, int(num_steps), 1 + 7 * num_expiries]
 
 
 def test_training_stops_at_the_target(tmp_path):

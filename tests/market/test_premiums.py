@@ -126,7 +126,6 @@ def test_prices_that_are_not_resolved_are_refused():
     market = Heston(1.0, 1.0, 1.0, 1e-300, 0.01, -0.9)
     with pytest.raises(ValueError, match="resolved by 256 Chebyshev points"):
         PremiumSurface(market, [0.1], [1.0], [True])
-        PremiumSurface(market, [0.1], [1e-6], [True])
 
 
 # Lives are tried at both ends of the expansion, 1 and the longest one, and in between.

@@ -1,5 +1,6 @@
 """An exported hedger, loaded where there is TensorFlow and nothing else."""
 
+import dataclasses
 import subprocess
 import sys
 from unittest import mock
@@ -17,6 +18,11 @@ PROBLEM = th.HedgingProblem(
     instruments=th.FloatingGrid(maturities=(3, 2), strikes=(1.01, 1.0)),
     objective=th.MeanVariance(risk_aversion=1000.0),
 )
+CONTRACTS = th.FixedGrid(expiries=(3, 6), strikes=(1.01, 1.0), is_call=(True, False))
+PROBLEMS = {
+    "floating grid": (PROBLEM, "last_action"),
+    "fixed grid": (dataclasses.replace(PROBLEM, instruments=CONTRACTS), "holdings"),
+}
 # What `None` stands for cannot be imported.
 SERVE = """
 import sys
@@ -29,9 +35,10 @@ np.savez(trades, **{name: value.numpy() for name, value in signature(**inputs).i
 """
 
 
-@pytest.fixture(scope="module")
-def hedger():
-    hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=3, num_blocks=1))
+@pytest.fixture(scope="module", params=PROBLEMS.values(), ids=PROBLEMS)
+def hedger(request):
+    problem, observes = request.param
+    hedger = th.DeepHedger(problem, th.RecurrentPolicy(3, num_blocks=1, observes=observes))
     hedger(PROBLEM.episodes(1, seed=0)[0])
     rng = np.random.default_rng(0)
     hedger.set_weights([rng.normal(0.0, 0.3, w.shape) for w in hedger.weights])

@@ -1,5 +1,7 @@
 """The Gauss-Newton matrix of a tiny policy, dense and in float64, against what DH-KFAC is given."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,34 +16,51 @@ PROBLEM = th.HedgingProblem(
     instruments=th.FloatingGrid(maturities=(2,), strikes=(1.01,)),
     objective=th.MeanVariance(risk_aversion=10.0),
 )
+CONTRACTS = th.FixedGrid(expiries=(2, 6), strikes=(1.01, 1.0), is_call=(True, False))
+# A problem, and what the policy observes.
+PROBLEMS = {
+    "floating grid": (PROBLEM, "last_action"),
+    "fixed grid": (dataclasses.replace(PROBLEM, instruments=CONTRACTS), "holdings"),
+}
 NUM_PATHS = 3
 
 
+@pytest.fixture(scope="module", params=PROBLEMS.values(), ids=PROBLEMS)
+def case(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def episodes():
-    features, (returns, _) = PROBLEM.episodes(NUM_PATHS, seed=0)
+def problem(case):
+    return case[0]
+
+
+@pytest.fixture(scope="module")
+def episodes(problem):
+    features, (returns, _) = problem.episodes(NUM_PATHS, seed=0)
     return tf.cast(features, tf.float64), tf.cast(returns, tf.float64)
 
 
 @pytest.fixture(scope="module")
-def policy(episodes):
-    policy = th.RecurrentPolicy(units=2, num_blocks=1, dtype="float64")
-    policy(episodes[0], PROBLEM.availability)
+def policy(case, episodes):
+    problem, observes = case
+    policy = th.RecurrentPolicy(units=2, num_blocks=1, observes=observes, dtype="float64")
+    policy(episodes[0], problem.availability)
     rng = np.random.default_rng(0)
     policy.set_weights([rng.normal(0.0, 0.4, w.shape) for w in policy.weights])
     return policy
 
 
 @pytest.fixture(scope="module")
-def dense(policy, episodes):
+def dense(problem, policy, episodes):
     """B = E[J' H_u J], eq. (12), over the weights in their order."""
     features, returns = episodes
     weights = [w.value for w in policy.trainable_variables]
     with tf.GradientTape(persistent=True) as tape:
-        actions = tf.reshape(policy(features, PROBLEM.availability), [NUM_PATHS, -1])
+        actions = tf.reshape(policy(features, problem.availability), [NUM_PATHS, -1])
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     jacobian = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
-    costs = np.tile(PROBLEM.instruments.costs.astype(np.float64), PROBLEM.num_steps)
+    costs = np.tile(problem.instruments.costs.astype(np.float64), problem.num_steps)
     matrices = []
     for J, r in zip(jacobian, np.reshape(returns, actions.shape), strict=True):
         H = 2.0 * 10.0 * np.outer(r, r) + 2.0 * np.diag(8.0 * costs)
@@ -49,7 +68,7 @@ def dense(policy, episodes):
     return np.mean(matrices, axis=0)
 
 
-def test_gram_is_the_dense_matrix_seen_from_the_directions(policy, episodes, dense):
+def test_gram_is_the_dense_matrix_seen_from_the_directions(problem, policy, episodes, dense):
     rng = np.random.default_rng(1)
     directions = [[rng.normal(size=w.shape) for w in policy.trainable_variables] for _ in range(3)]
     flat = np.stack([np.concatenate([x.ravel() for x in d]) for d in directions])
@@ -58,28 +77,28 @@ def test_gram_is_the_dense_matrix_seen_from_the_directions(policy, episodes, den
 
     @tf.function(autograph=False)
     def gram(*episodes):
-        return GaussNewton(PROBLEM, policy, *episodes, loss_scale=1.0).gram(tensors, NUM_PATHS)
+        return GaussNewton(problem, policy, *episodes, loss_scale=1.0).gram(tensors, NUM_PATHS)
 
     followed_by_others = [tf.concat([x, 2.0 * x], axis=0) for x in episodes]
     # The costs are float32 numbers, multiplied by 8 in float32.
     assert_allclose(gram(*followed_by_others), expected, rtol=1e-6)
 
 
-def test_samples_have_the_dense_blocks_as_second_moments(policy, episodes, dense):
+def test_samples_have_the_dense_blocks_as_second_moments(problem, policy, episodes, dense):
     """Each entry within its standard errors, for the layers in the order of the weights."""
     num_copies = 5000
     num_samples = num_copies * NUM_PATHS
 
     @tf.function(autograph=False)
     def sample(features, returns):
-        return GaussNewton(PROBLEM, policy, features, returns, loss_scale=1.0).sample(
+        return GaussNewton(problem, policy, features, returns, loss_scale=1.0).sample(
             num_samples, seed=(1, 2)
         )
 
     weights, start = list(policy.trainable_variables), 0
     for a, g in sample(*(tf.tile(x, [num_copies, 1, 1]) for x in episodes)):
         kernel = weights.pop(0)
-        assert a.shape[:2] == g.shape[:2] == (num_samples, PROBLEM.num_steps)
+        assert a.shape[:2] == g.shape[:2] == (num_samples, problem.num_steps)
         if len(kernel.shape) == 1:
             per_path = np.einsum("nti,nti->ni", a, g)
         else:
@@ -98,12 +117,12 @@ def test_samples_have_the_dense_blocks_as_second_moments(policy, episodes, dense
     assert start == len(dense)
 
 
-def test_samples_are_of_the_first_paths_and_of_the_seed(policy, episodes):
+def test_samples_are_of_the_first_paths_and_of_the_seed(problem, policy, episodes):
     features, returns = episodes
 
     @tf.function(autograph=False)
     def sample(seed):
-        return GaussNewton(PROBLEM, policy, features, returns, loss_scale=1.0).sample(2, seed)
+        return GaussNewton(problem, policy, features, returns, loss_scale=1.0).sample(2, seed)
 
     inputs, first = zip(*sample(tf.constant([1, 2])), strict=True)
     _, again = zip(*sample(tf.constant([1, 2])), strict=True)
@@ -111,5 +130,6 @@ def test_samples_are_of_the_first_paths_and_of_the_seed(policy, episodes):
     for g, same, different in zip(first, again, other, strict=True):
         assert_array_equal(g, same)
         assert not np.allclose(g, different, rtol=0.1)
-    assert inputs[0].shape == (2, PROBLEM.num_steps, 2 + features.shape[-1])
-    assert_array_equal(inputs[0][..., 2:], features[:2])
+    n = problem.num_instruments
+    assert inputs[0].shape == (2, problem.num_steps, n + features.shape[-1])
+    assert_array_equal(inputs[0][..., n:], features[:2])

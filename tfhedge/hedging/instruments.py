@@ -179,6 +179,8 @@ class FixedGrid(OptionGrid):
     >>> grid = FixedGrid(expiries=(1, 3), strikes=(1.0, 1.1), is_call=(False, True))
     >>> grid.availability(num_steps=3).astype(int).tolist()
     [[1, 1, 1], [1, 0, 1], [1, 0, 1]]
+    >>> FixedGrid.chain(expiries=(1, 3), strikes=(1.0, 1.1)).is_call
+    (False, True, False, True)
 
     Reference: Mueller et al., section 2.1 (a) and eq. (1).
     """
@@ -198,6 +200,23 @@ class FixedGrid(OptionGrid):
             )
         for is_call in self.is_call:
             checks.one_of("is_call", is_call, (True, False))
+
+    @classmethod
+    def chain(cls, expiries, strikes, **costs):
+        """At each expiry every strike, those above 1 as calls and the others as puts.
+
+        Args:
+            expiries: Expiries in time steps from time 0.
+            strikes: Strikes in units of the initial spot.
+            **costs: `spot_cost` and `option_cost`.
+        """
+        pairs = list(itertools.product(expiries, strikes))
+        return cls(
+            expiries=tuple(expiry for expiry, _ in pairs),
+            strikes=tuple(strike for _, strike in pairs),
+            is_call=tuple(strike > 1.0 for _, strike in pairs),
+            **costs,
+        )
 
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""

@@ -282,7 +282,7 @@ class PriceSurface:
 
 @tf.function(autograph=False, jit_compile=True)  # many operations on each price: XLA fuses them
 def _sum_over_moneyness(weights, forward, strikes, is_call, center, scale, eta_range):
-    """Forward prices: the sum of weights[:, a] T_a(eta) or, out of eta's range, intrinsic values."""
+    """Forward prices: sums of weights[:, a] T_a(eta) or, out of eta's range, intrinsic values."""
     arsinh = tf.asinh((tf.math.log(strikes / forward) - center) / scale)
     eta = (arsinh - eta_range[0]) / eta_range[1]
     call = forward * chebyshev_sum(tf.unstack(weights, axis=1), tf.clip_by_value(eta, -1.0, 1.0))

@@ -11,6 +11,9 @@ from tfhedge import checks
 # The learning rate that each optimizer starts from or rises to, where none is given.
 OPTIMIZERS = {"dh-kfac": 0.8, "adam": 0.001}
 
+# The options that can be traded.
+GRIDS = ("floating", "fixed")
+
 # Under these headings the command line explains the settings.
 TRAINING = "training"
 POLICY = "policy"
@@ -67,16 +70,20 @@ class RunConfig:
     period: int = _setting(CLAIM, 20, "time steps between its resets")
     cap: float = _setting(CLAIM, 0.015, "cap on the return of a period")
     steps_per_year: float = _setting(CLAIM, 250.0, "time steps in a year")
+    grid: str = _setting(
+        CLAIM,
+        "floating",
+        "options traded: floating, those of the paper; fixed, contracts that expire at quarters of "
+        "the maturity, in view of the holdings",
+        GRIDS,
+    )
     spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
     option_cost: float = _setting(CLAIM, 1e-2, "cost of trading one option")
     risk_aversion: float = _setting(CLAIM, 1000.0, "weight gamma of the variance in the loss")
 
     def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"Expected `optimizer` to be one of {list(OPTIMIZERS)}. "
-                f"Received: optimizer={self.optimizer!r}"
-            )
+        checks.one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        checks.one_of("grid", self.grid, GRIDS)
         for field in dataclasses.fields(self):
             if field.type is int and field.name != "seed":
                 checks.positive_integer(field.name, getattr(self, field.name))

@@ -13,7 +13,7 @@ from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE
 from tfhedge.hedging.claims import Cliquet
-from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.market.heston import Heston
@@ -26,6 +26,9 @@ from tfhedge.workflow.config import OPTIMIZERS
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
+
+# Strikes of the contracts of a fixed grid, in units of the initial spot.
+FIXED_STRIKES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 
 
 def make_problem(config):
@@ -40,12 +43,25 @@ def make_problem(config):
             rho=config.rho,
         ),
         claim=Cliquet(config.num_steps // config.period, config.period, config.cap),
-        instruments=FloatingGrid.from_paper(
-            spot_cost=config.spot_cost, option_cost=config.option_cost
-        ),
+        instruments=make_instruments(config),
         objective=MeanVariance(config.risk_aversion),
         dt=1.0 / config.steps_per_year,
     )
+
+
+def make_instruments(config):
+    """The grid of options of a `RunConfig`."""
+    costs = {"spot_cost": config.spot_cost, "option_cost": config.option_cost}
+    if config.grid == "floating":
+        return FloatingGrid.from_paper(**costs)
+    expiries = sorted({math.ceil(config.num_steps * quarter / 4) for quarter in range(1, 5)})
+    return FixedGrid.chain(expiries, FIXED_STRIKES, **costs)
+
+
+def make_policy(config):
+    """The policy of a `RunConfig`, which sees its holdings where the contracts are fixed."""
+    observes = "holdings" if config.grid == "fixed" else "last_action"
+    return RecurrentPolicy(config.units, config.num_blocks, observes)
 
 
 def make_optimizer(config):
@@ -75,8 +91,7 @@ def make_hedger(config):
     problem = make_problem(config)
     if not all(np.isfinite(x).all() for x in tf.nest.flatten(problem.episodes(2, seed=0))):
         raise ValueError(f"Expected finite paths and prices. Received: {problem.market}")
-    policy = RecurrentPolicy(units=config.units, num_blocks=config.num_blocks)
-    hedger = DeepHedger(problem, policy)
+    hedger = DeepHedger(problem, make_policy(config))
     hedger.compile(optimizer=make_optimizer(config))
     return hedger
 
