@@ -1,7 +1,7 @@
 """How fast Heston paths are simulated: this library, QuantLib and PyFENG, in one run.
 
 Run with `python benchmarks/simulation.py --json benchmarks/results/simulation.json`, after
-`pip install tfhedge[benchmarks]`. All rows simulate the market of the paper on 240 daily steps; the
+`pip install -e .[benchmarks]`. All rows simulate the market of the paper on 240 daily steps; the
 unit is the time of one path over one step. Rows are measured in turn, several rounds of them.
 """
 
@@ -15,15 +15,16 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As the command line sets it: two loops run side by side.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // 2)))
 
 import numpy as np
 import tensorflow as tf
 
-from tfhedge.hedging.problem import HedgingProblem
-from tfhedge.market.heston import Heston
+import tfhedge as th
 from tfhedge.market.simulation import simulate
 
-MARKET, NUM_STEPS, DT, BATCH = Heston.from_paper(), 240, 1.0 / 250.0, 2048
+MARKET, NUM_STEPS, DT, BATCH = th.Heston.from_paper(), 240, 1.0 / 250.0, 2048
 
 
 def ours(scheme):
@@ -32,11 +33,11 @@ def ours(scheme):
         lambda first: simulate(MARKET, BATCH, NUM_STEPS, DT, (1, 2), first, scheme),
         autograph=False,
     )
-    return BATCH, lambda r: [x.numpy() for x in batch(tf.constant(r * BATCH, tf.int64))]
+    return BATCH, lambda r: batch(tf.constant(r * BATCH, tf.int64))
 
 
-def quantlib(scheme, num_paths, num_factors):
-    """QuantLib's paths, made and not read: reading them into Python would take longer still."""
+def quantlib(scheme, num_paths, num_factors, read=False):
+    """QuantLib's paths; made only, or read into a NumPy array as well."""
     import QuantLib as ql
 
     today = ql.Date(2, 1, 2025)
@@ -54,6 +55,8 @@ def quantlib(scheme, num_paths, num_factors):
         uniform = ql.UniformRandomSequenceGenerator(dimension, ql.UniformRandomGenerator(r + 1))
         normal = ql.GaussianRandomSequenceGenerator(uniform)
         paths = ql.GaussianMultiPathGenerator(process, times, normal, False)
+        if read:
+            return np.array([[list(x) for x in paths.next().value()] for _ in range(num_paths)])
         return [paths.next().value()[0].back() for _ in range(num_paths)]
 
     return num_paths, run
@@ -81,11 +84,39 @@ def pyfeng(name, **settings):
 
 def training_batch():
     """Paths, 19 premiums at each step, returns, payoff and features of a training batch."""
-    problem = HedgingProblem.from_paper()
+    problem = th.HedgingProblem.from_paper()
     batch = tf.function(lambda first: problem.episodes(BATCH, 1, first), autograph=False)
-    return BATCH, lambda r: tf.nest.map_structure(
-        lambda x: x.numpy(), batch(tf.constant(r * BATCH, tf.int64))
-    )
+    return BATCH, lambda r: batch(tf.constant(r * BATCH, tf.int64))
+
+
+def training_steps(rounds):
+    """Seconds that DH-KFAC steps at the paper's size take, and wait for their batches.
+
+    In each round two steps are fed by a dataset that simulates the next batch meanwhile, and one
+    has its batch at hand and the machine to itself.
+    """
+    problem = th.HedgingProblem.from_paper()
+    hedger = th.DeepHedger(problem, th.RecurrentPolicy())
+    hedger.compile(optimizer=th.DHKFAC())
+    batches = iter(problem.dataset(BATCH * (3 * rounds + 2), BATCH))
+    at_hand = next(batches)
+    hedger.train_on_batch(*at_hand)
+    seconds = {"wait": [], "fed": [], "alone": []}
+
+    def step(name, batch):
+        start = time.perf_counter()
+        hedger.train_on_batch(*batch)
+        seconds[name].append(time.perf_counter() - start)
+
+    for _ in range(rounds):
+        hedger.train_on_batch(*next(batches))  # from here on, the next batch is being made
+        for _ in range(2):
+            start = time.perf_counter()
+            batch = next(batches)
+            seconds["wait"].append(time.perf_counter() - start)
+            step("fed", batch)
+        step("alone", at_hand)
+    return {name: statistics(values) for name, values in seconds.items()}
 
 
 ROWS = {
@@ -93,17 +124,21 @@ ROWS = {
     "tfhedge exact": lambda: ours("exact"),
     "tfhedge training batch": training_batch,
     "QuantLib QE-M": lambda: quantlib("QuadraticExponentialMartingale", 1024, 2),
-    "QuantLib Broadie-Kaya, Lobatto": lambda: quantlib("BroadieKayaExactSchemeLobatto", 4, 3),
-    "QuantLib Broadie-Kaya, Laguerre": lambda: quantlib("BroadieKayaExactSchemeLaguerre", 4, 3),
-    "QuantLib Broadie-Kaya, trapezoidal": lambda: quantlib(
-        "BroadieKayaExactSchemeTrapezoidal", 4, 3
+    "QuantLib QE-M, read into NumPy": lambda: quantlib(
+        "QuadraticExponentialMartingale", 1024, 2, read=True
     ),
+    "QuantLib Broadie-Kaya, Lobatto": lambda: quantlib("BroadieKayaExactSchemeLobatto", 4, 3),
+    "QuantLib Broadie-Kaya, Laguerre": lambda: quantlib("BroadieKayaExactSchemeLaguerre", 1, 3),
     "PyFENG QE-M": lambda: pyfeng("HestonMcAndersen2008"),
     "PyFENG Glasserman-Kim, 1 term": lambda: pyfeng("HestonMcGlassermanKim2011", kk=1),
     "PyFENG Poisson gamma, 1 term": lambda: pyfeng("HestonMcChoiKwok2023PoisGe", kk=1),
 }
 RATIOS = {
     "QuantLib QE-M / tfhedge QE-M": ("QuantLib QE-M", "tfhedge QE-M"),
+    "QuantLib QE-M, read into NumPy / tfhedge QE-M": (
+        "QuantLib QE-M, read into NumPy",
+        "tfhedge QE-M",
+    ),
     "PyFENG QE-M / tfhedge QE-M": ("PyFENG QE-M", "tfhedge QE-M"),
     "QuantLib Broadie-Kaya, best / tfhedge exact": ("QuantLib Broadie-Kaya", "tfhedge exact"),
     "PyFENG Glasserman-Kim / tfhedge exact": ("PyFENG Glasserman-Kim", "tfhedge exact"),
@@ -120,9 +155,10 @@ def measure(rounds):
             num_paths, run = make()
             start = time.perf_counter()
             run(0)  # compiles, and tabulates
-            runs[name] = num_paths, run, time.perf_counter() - start, []
         except ImportError as error:
             print(f"{name}: left out, {error}")
+        else:
+            runs[name] = num_paths, run, time.perf_counter() - start, []
     for r in range(1, rounds + 1):
         for _, run, _, seconds in runs.values():
             start = time.perf_counter(), time.process_time()
@@ -143,7 +179,7 @@ def measure(rounds):
 def statistics(values):
     """Median, extremes and number of the values."""
     numbers = {"median": np.median(values), "min": np.min(values), "max": np.max(values)}
-    return {key: round(float(x), 2) for key, x in numbers.items()} | {"rounds": len(values)}
+    return {key: round(float(x), 4) for key, x in numbers.items()} | {"rounds": len(values)}
 
 
 def ratios(rows, key):
@@ -206,9 +242,14 @@ def main():
         print(f"\nratios by {title} time")
         for name, value in result[f"ratios_{title}"].items():
             print(f"{name:46} {value:10.1f}")
+    steps = training_steps(arguments.rounds)
     per_batch = 1e-9 * BATCH * NUM_STEPS * rows["tfhedge training batch"]["clock_ns"]["median"]
-    print(f"\na training batch of {BATCH} paths: {per_batch:.3f} s")
-    result["training_batch_seconds"] = round(per_batch, 4)
+    share = per_batch / steps["alone"]["median"]
+    print(f"\na training batch of {BATCH} paths: {per_batch:.3f} s, {share:.1%} of a training step")
+    print("a training step, with its batch at hand; beside the making of the next; waiting for it:")
+    print(", ".join(f"{steps[name]['median']:.3f} s" for name in ("alone", "fed", "wait")))
+    result["training"] = {"batch_seconds": round(per_batch, 4), "share": round(share, 4)}
+    result["training"]["step_seconds"] = steps
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

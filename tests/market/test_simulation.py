@@ -4,11 +4,10 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.heston import Heston
 from tfhedge.market.simulation import simulate
 
@@ -47,12 +46,10 @@ def simulated(market, num_paths, num_steps, dt, seed=(1, 2), scheme="exact"):
     return [np.concatenate(x) for x in zip(*batches, strict=True)]
 
 
-def fourier_price(market, log_moneyness, maturity, is_call):
-    """Prices in units of spot, with drift: by parity of the driftless market and the forward."""
-    growth = np.exp((market.rate - market.dividend_yield) * maturity)
-    driftless = dataclasses.replace(market, rate=0.0, dividend_yield=0.0)
-    log_moneyness = log_moneyness - np.log(growth)
-    return growth * vanilla_price(driftless, market.v0, log_moneyness, maturity, is_call).numpy()
+def fourier_price(market, moneyness, maturity, is_call):
+    """Undiscounted prices in units of spot, as the means of payoffs are."""
+    price = market.vanilla_price(moneyness * market.spot, maturity, is_call).numpy()
+    return price / market.spot * np.exp(market.rate * maturity)
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
@@ -67,9 +64,9 @@ def test_vanilla_prices_agree_with_fourier(market_and_paths):
         strike = np.array([0.85, 0.95, 1.0, 1.05, 1.15])
         for is_call, sign in ((True, 1.0), (False, -1.0)):
             payoff = np.maximum(sign * (spot[:, days, np.newaxis] / market.spot - strike), 0.0)
-            traded = payoff.astype(bool).mean(axis=0) > 1e-3  # else the error is no normal number
-            price = fourier_price(market, np.log(strike), days * DT, is_call)
-            assert np.all(np.abs(z_score(payoff, price))[traded] < 4.0)
+            paid = payoff.astype(bool).mean(axis=0) > 1e-3  # else the error is no normal number
+            price = fourier_price(market, strike, days * DT, is_call)
+            assert np.all(np.abs(z_score(payoff[:, paid], price[paid])) < 4.0)
 
 
 @pytest.mark.parametrize(("market", "maturity", "dt"), ANDERSEN.values(), ids=ANDERSEN)
@@ -77,7 +74,7 @@ def test_long_exact_steps_price_as_fourier_does(market, maturity, dt):
     spot, _ = simulated(market, 131072, round(maturity / dt), dt)
     strike = np.array([0.6, 1.0, 1.4])
     payoff = np.maximum(spot[:, -1, np.newaxis] / market.spot - strike, 0.0)
-    price = fourier_price(market, np.log(strike), maturity, True)
+    price = fourier_price(market, strike, maturity, True)
     assert np.all(np.abs(z_score(payoff, price)) < 4.0)
     assert abs(z_score(spot[:, -1], market.spot)) < 4.0
 
@@ -119,7 +116,7 @@ def test_drift_only_multiplies_the_spot():
 def test_qe_converges_with_the_step_and_the_exact_scheme_has_no_error_of_the_step():
     """Calls of one year in the paper's market; the errors of QE-M are 0.0075, 0.0022 and less."""
     strike = np.array([0.9, 1.0])
-    price = fourier_price(PAPER, np.log(strike), 1.0, True)
+    price = fourier_price(PAPER, strike, 1.0, True)
     error, deviation = {}, {}
     for scheme, num_steps in (("qe", 1), ("qe", 2), ("qe", 4), ("qe", 16), ("exact", 1)):
         spot, _ = simulated(PAPER, 524288, num_steps, 1.0 / num_steps, scheme=scheme)
@@ -171,7 +168,7 @@ def test_deterministic_variance_is_the_limit_of_small_xi(scheme):
     spot, variance = simulated(market, 16384, 50, 0.02, scheme=scheme)
     time = 0.02 * np.arange(51)
     expected = 0.04 + 0.05 * np.exp(-2.0 * time)
-    assert_allclose(variance, np.broadcast_to(expected, variance.shape), rtol=1e-4)
+    assert_allclose(variance, np.broadcast_to(expected, variance.shape), rtol=2e-4)
     integrated = 0.04 + 0.05 * (1.0 - np.exp(-2.0)) / 2.0
     log_spot = np.log(spot[:, -1].astype(np.float64))
     assert abs(z_score(log_spot, -0.5 * integrated)) < 4.0
@@ -228,7 +225,7 @@ def check_that_paths_are_finite(market, dt, scheme):
     assert np.all(variance.numpy() >= 0)
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, phases=[p for p in Phase if p is not Phase.shrink])
 @given(
     market=st.builds(
         Heston,

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from tfhedge.market.random_numbers import normal, uniform
+from tfhedge.market.random_numbers import normal, tail_and_sign
 
 # Andersen's psi_c, where the scheme changes from the quadratic to the exponential law.
 _PSI_SWITCH = 1.5
@@ -54,14 +54,14 @@ class QuadraticExponentialScheme:
     Journal of Computational Finance 11(3) (2008); equation numbers are those of the 2007 preprint.
     """
 
-    num_fields = 3
+    num_fields = 2
 
     def __init__(self, market, dt):
         kappa, theta, xi, rho = market.kappa, market.theta, market.xi, market.rho
         decay, decayed = math.exp(-kappa * dt), -math.expm1(-kappa * dt)
         self._decay = decay
-        # Floored so that m > 0 holds in float32 as well, whatever the parameters.
-        self._mean_at_zero = max(theta * decayed, 1e-30)
+        # Floored so that m^2 > 0 in float32 as well: XLA turns x / m / m into x / m^2.
+        self._mean_at_zero = max(theta * decayed, 1e-18)
         self._square_at_zero = 0.5 * theta * xi**2 / kappa * decayed**2
         self._square_slope = xi**2 / kappa * decay * decayed
         weight = rho / xi * (1.0 + 0.5 * kappa * dt) - 0.25 * rho**2 * dt
@@ -73,7 +73,7 @@ class QuadraticExponentialScheme:
         self._uncorrected_slope = slope - weight * decay
 
     def noise(self, bits):
-        """A normal and an exponential number for each step of the variance.
+        """A normal number for each step of the variance, and an exponential one that rises with it.
 
         Args:
             bits: int32 tensor of random bits, `[num_fields, num_steps, num_paths]`.
@@ -81,7 +81,9 @@ class QuadraticExponentialScheme:
         Returns:
             Tuple of float32 tensors `[num_steps, num_paths]`.
         """
-        return normal(bits[0]), -tf.math.log(uniform(bits[1]))
+        # One random number serves both laws, of which each step uses one.
+        tail, sign = tail_and_sign(bits[0])
+        return normal(bits[0]), -tf.math.log(tf.where(sign > 0.0, tail, 1.0 - tail))
 
     def _laws(self, variance):
         mean = self._mean_at_zero + self._decay * variance
@@ -122,5 +124,5 @@ class QuadraticExponentialScheme:
             uncorrected = self._uncorrected_at_zero + self._uncorrected_slope * variance
             compensator = tf.where(corrected, compensator, uncorrected)
         square = self._half_independent * (variance + next_variance)  # sigma^2
-        noise = tf.sqrt(square) * normal(bits[2])
+        noise = tf.sqrt(square) * normal(bits[1])
         return weight * surprise - compensator + noise - 0.5 * square
