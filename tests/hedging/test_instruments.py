@@ -24,7 +24,7 @@ class Case:
     num_times: int  # at which there are premiums
     alive: Callable  # of life and time
     premium: Callable  # of a path's spot and variance, option and time
-    returns: Callable  # of a path's spot and premiums, option and time
+    returns: Callable  # of a path's spot and premiums, option, time and rate
 
 
 def payoff(x, strike, is_call):
@@ -39,11 +39,12 @@ def floating(*args, **kwargs):
         k, maturity = math.log(grid.strikes[i]), grid.maturities[i] * DT
         return vanilla_price(MARKET, variance[t], k, maturity, k > 0.0)
 
-    def returns(spot, premiums, i, t):
-        maturity, strike = grid.maturities[i], grid.strikes[i] * spot[t]
-        if t + maturity > NUM_STEPS:
+    def returns(spot, premiums, i, t, rate):
+        expiry, strike = t + grid.maturities[i], grid.strikes[i] * spot[t]
+        if expiry > NUM_STEPS:
             return 0.0
-        return payoff(spot[t + maturity], strike, grid.strikes[i] > 1.0) - premiums[t, i] * spot[t]
+        paid = math.exp(-rate * expiry) * payoff(spot[expiry], strike, grid.strikes[i] > 1.0)
+        return paid - math.exp(-rate * t) * premiums[t, i] * spot[t]
 
     return Case(
         grid, "maturities", NUM_STEPS, lambda tau, t: t + tau <= NUM_STEPS, premium, returns
@@ -61,13 +62,15 @@ def fixed(*args, **kwargs):
         k, maturity = math.log(strike / spot[t]), (expiry - t) * DT
         return spot[t] * vanilla_price(MARKET, variance[t], k, maturity, is_call)
 
-    def returns(spot, premiums, i, t):
+    def returns(spot, premiums, i, t, rate):
         expiry, strike = grid.expiries[i], grid.strikes[i]
         if t >= expiry:
             return 0.0
-        if expiry > NUM_STEPS:
-            return premiums[NUM_STEPS, i] - premiums[t, i]
-        return payoff(spot[expiry], strike, grid.is_call[i]) - premiums[t, i]
+        last = min(expiry, NUM_STEPS)
+        value = premiums[last, i]
+        if expiry <= NUM_STEPS:
+            value = payoff(spot[expiry], strike, grid.is_call[i])
+        return math.exp(-rate * last) * value - math.exp(-rate * t) * premiums[t, i]
 
     return Case(grid, "expiries", NUM_STEPS + 1, lambda e, t: t < e, premium, returns)
 
@@ -119,23 +122,27 @@ def random_premiums(case, num_paths=4):
     return premiums
 
 
-def returns_by_definition(case, spot, premiums):
+def returns_by_definition(case, spot, premiums, rate, dividend_yield):
     spot, premiums = spot.astype(np.float64), premiums.astype(np.float64)
     returns = np.zeros([len(spot), NUM_STEPS, case.grid.num_instruments])
     for n, t, i in np.ndindex(*returns.shape):
         if i == 0:
-            returns[n, t, i] = spot[n, -1] - spot[n, t]
+            units = math.exp(dividend_yield * (NUM_STEPS - t))
+            sold = math.exp(-rate * NUM_STEPS) * units * spot[n, -1]
+            returns[n, t, i] = sold - math.exp(-rate * t) * spot[n, t]
         else:
-            returns[n, t, i] = case.returns(spot[n], premiums[n], i - 1, t)
+            returns[n, t, i] = case.returns(spot[n], premiums[n], i - 1, t, rate)
     return returns
 
 
 @every_case
-def test_returns_equal_loops_over_the_definition(case):
+@pytest.mark.parametrize("drift", [(0.0, 0.0), (0.02, 0.01)])
+def test_returns_equal_loops_over_the_definition(case, drift):
     (spot, _), premiums = paths(), random_premiums(case)
-    returns = case.grid.returns(tf.constant(spot), tf.constant(premiums))
+    returns = case.grid.returns(tf.constant(spot), tf.constant(premiums), *drift)
     assert returns.dtype == tf.float32
-    assert_allclose(returns, returns_by_definition(case, spot, premiums), rtol=1e-5, atol=2e-7)
+    expected = returns_by_definition(case, spot, premiums, *drift)
+    assert_allclose(returns, expected, rtol=1e-5, atol=3e-7)
 
 
 @every_case

@@ -151,22 +151,32 @@ def test_the_unit_of_the_spot_does_not_matter():
         assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("drift", ["rate", "dividend_yield"])
-def test_a_market_with_drift_is_refused(drift):
-    market = dataclasses.replace(PAPER.market, **{drift: 0.01})
-    with pytest.raises(ValueError, match=f"without drift.* {drift}=0.01"):
-        dataclasses.replace(PAPER, market=market)
+FIXED = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
 
 
-def test_contracts_of_a_fixed_grid_are_fair():
+@pytest.mark.parametrize("grid", [FIXED, SMALL.instruments], ids=["fixed", "floating"])
+@pytest.mark.parametrize("drift", [(0.0, 0.0), (0.5, 0.2)], ids=["no drift", "drift"])
+def test_instruments_are_fair(grid, drift):
     """Bought at any time, none of them gains on average: simulation and pricing agree."""
-    grid = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
-    problem = dataclasses.replace(SMALL, instruments=grid)
+    market = dataclasses.replace(SMALL.market, rate=drift[0], dividend_yield=drift[1])
+    problem = dataclasses.replace(SMALL, market=market, instruments=grid)
     _, (returns, _) = problem.episodes(50_000, seed=3)
     returns = np.float64(returns)
     mean, error = returns.mean(axis=0), returns.std(axis=0) / math.sqrt(len(returns))
     assert_array_equal(error > 0.0, problem.availability > 0.0)
     assert np.all(np.abs(mean) <= 4.5 * error)
+
+
+def test_amounts_are_discounted():
+    market = dataclasses.replace(SMALL.market, rate=0.5, dividend_yield=0.2)
+    problem = dataclasses.replace(SMALL, market=market)
+    spot, _ = problem.simulate(5, seed=3)
+    _, (_, payoff) = problem.episodes(5, seed=3)
+    assert_allclose(payoff, math.exp(-0.5 * 9 / 250) * SMALL.claim.payoff(spot), rtol=1e-6)
+    actions = np.zeros([1, 9, 4], np.float32)
+    actions[0, 6] = [1.0, -2.0, 0.0, 3.0]
+    expected = math.exp(-0.5 * 6 / 250) * (1e-4 + 5e-2)
+    assert_allclose(problem.cost(actions), [expected], rtol=1e-6)
 
 
 def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():

@@ -16,6 +16,11 @@ class OptionGrid:
     A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says when a trade
     is possible (`availability`), what the options cost (`premiums`, a function of the market's
     paths), and what trades return by the horizon (`returns`, given the paths and the premiums).
+
+    Every amount is discounted to time 0, and dividends of the underlying are invested in it: with a
+    rate r and a dividend yield q per step, a unit of the underlying bought at t returns
+
+        r_{t,T}^(1) = e^{-r T} e^{q (T - t)} x_T - e^{-r t} x_t.
     """
 
     def _check(self, life_name):
@@ -45,6 +50,12 @@ class OptionGrid:
         """Cost per unit traded, `[num_instruments]`."""
         return np.array([self.spot_cost] + [self.option_cost] * len(self.strikes), np.float32)
 
+    @staticmethod
+    def _returns_of_underlying(discounted_spot, dividend_yield):
+        left = np.arange(discounted_spot.shape[1] - 1, 0, -1)
+        units = np.exp(dividend_yield * left).astype(np.float32)
+        return discounted_spot[:, -1:] * units - discounted_spot[:, :-1]
+
 
 @dataclasses.dataclass(frozen=True)
 class FloatingGrid(OptionGrid):
@@ -52,7 +63,7 @@ class FloatingGrid(OptionGrid):
 
     At every time t the same times to maturity tau_i and moneynesses k_i = log(K_t^i / x_t) are
     tradable, a call where k_i > 0 and a put elsewhere. An option is held until it expires, so a
-    trade of one unit made at t has returned by the horizon T
+    trade of one unit made at t has returned by the horizon T, with a rate of zero,
 
         r_{t,T}^(1) = x_T - x_t,
         r_{t,T}^(i) = (x_{t+tau_i} - K_t^i)^+ - C_t(tau_i, k_i)    for a call, a put likewise.
@@ -121,20 +132,23 @@ class FloatingGrid(OptionGrid):
         )
         return lambda spot, variance: surface(variance[:, :-1])
 
-    def returns(self, spot, premiums):
-        """Total returns r_{t,T} of one unit of each instrument traded at each time.
+    def returns(self, spot, premiums, rate=0.0, dividend_yield=0.0):
+        """Discounted total returns r_{t,T} of one unit of each instrument traded at each time.
 
         Args:
             spot: Prices of the underlying in units of the initial one,
                 `[num_paths, num_steps + 1]`.
             premiums: Option prices per unit of spot, `[num_paths, num_steps, num_instruments - 1]`.
+            rate: Interest rate per time step, continuously compounded.
+            dividend_yield: Dividend yield per time step, likewise.
 
         Returns:
             Returns in units of the initial spot, `[num_paths, num_steps, num_instruments]`.
         """
         num_steps = spot.shape[1] - 1
+        spot = spot * np.exp(-rate * np.arange(num_steps + 1)).astype(np.float32)  # discounted
         now = spot[:, :-1, None]
-        returns = [spot[:, -1:, None] - now]
+        returns = [self._returns_of_underlying(spot, dividend_yield)[..., None]]
         for maturity, group in itertools.groupby(
             range(len(self.maturities)), key=self.maturities.__getitem__
         ):
@@ -142,8 +156,8 @@ class FloatingGrid(OptionGrid):
             strikes = np.array([self.strikes[i] for i in group])
             sign = np.float32(np.where(strikes > 1.0, 1.0, -1.0))
             traded = max(num_steps - maturity + 1, 0)
-            at_expiry = spot[:, maturity:, None]
-            payoff = tf.nn.relu(sign * (at_expiry - now[:, :traded] * np.float32(strikes)))
+            strike = now[:, :traded] * np.float32(strikes * np.exp(-rate * maturity))
+            payoff = tf.nn.relu(sign * (spot[:, maturity:, None] - strike))
             paid = now[:, :traded] * premiums[:, :traded, group[0] : group[-1] + 1]
             returns.append(tf.pad(payoff - paid, [[0, 0], [0, num_steps - traded], [0, 0]]))
         return tf.concat(returns, axis=-1)
@@ -158,7 +172,7 @@ class FixedGrid(OptionGrid):
 
         P_t^i = (x_{e_i} - K_i)^+  for t >= e_i and a call,  a put likewise,
 
-    a trade of one unit made at t has returned by the horizon T
+    a trade of one unit made at t has returned by the horizon T, with a rate of zero,
 
         r_{t,T}^(1) = x_T - x_t,        r_{t,T}^(i) = P_T^i - P_t^i.
 
@@ -259,19 +273,25 @@ class FixedGrid(OptionGrid):
             prices.append(price)
         return tf.gather(tf.concat(prices, axis=-1), np.argsort(np.concatenate(groups)), axis=-1)
 
-    def returns(self, spot, premiums):
-        """Total returns r_{t,T} of one unit of each instrument traded at each time.
+    def returns(self, spot, premiums, rate=0.0, dividend_yield=0.0):
+        """Discounted total returns r_{t,T} of one unit of each instrument traded at each time.
 
         Args:
             spot: Prices of the underlying in units of the initial one,
                 `[num_paths, num_steps + 1]`.
             premiums: Contract prices P, `[num_paths, num_steps + 1, num_instruments - 1]`.
+            rate: Interest rate per time step, continuously compounded.
+            dividend_yield: Dividend yield per time step, likewise.
 
         Returns:
             Returns in units of the initial spot, `[num_paths, num_steps, num_instruments]`.
         """
-        prices = tf.concat([spot[..., None], premiums], axis=-1)
-        return prices[:, -1:] - prices[:, :-1]
+        time = np.arange(spot.shape[1])
+        discount = np.exp(-rate * time).astype(np.float32)
+        underlying = self._returns_of_underlying(spot * discount, dividend_yield)
+        paid_at = np.minimum(time[:, None], self.expiries)
+        premiums = premiums * np.exp(-rate * paid_at).astype(np.float32)
+        return tf.concat([underlying[..., None], premiums[:, -1:] - premiums[:, :-1]], axis=-1)
 
     def holdings(self, actions):
         """The portfolio after each time's trades, eq. (1): the sum of all trades up to then.

@@ -65,7 +65,7 @@ class MeanVariance:
 
         Args:
             returns: r_{t,T}, `[num_paths, num_steps, num_instruments]`.
-            costs: Cost per unit traded, `[num_instruments]`.
+            costs: Cost per unit traded, `[num_steps, num_instruments]`.
             seed: Stateless seed, `[2]`.
 
         Returns:
@@ -88,7 +88,7 @@ class MeanVariance:
             changes: A list of changes x_i of the actions, each
                 `[num_paths, num_steps, num_instruments]`.
             returns: r_{t,T}, of the same shape.
-            costs: Cost per unit traded, `[num_instruments]`.
+            costs: Cost per unit traded, `[num_steps, num_instruments]`.
 
         Returns:
             `[len(changes), len(changes)]`.

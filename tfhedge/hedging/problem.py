@@ -18,6 +18,9 @@ from tfhedge.market.simulation import simulate
 class HedgingProblem:
     """Sell a claim, hedge it to maturity, and be judged on the terminal P&L.
 
+    All amounts are discounted to time 0 at the market's rate; what is not invested, or is borrowed,
+    earns or pays it.
+
     Args:
         market: The market model, such as `Heston`.
         claim: The liability, such as `Cliquet`; it sets the number of steps T.
@@ -26,7 +29,7 @@ class HedgingProblem:
         dt: Length of a time step in years.
 
     Raises:
-        ValueError: If `dt` is not positive, or the market has a drift.
+        ValueError: If `dt` is not positive.
 
     Example:
     >>> problem = HedgingProblem.from_paper()
@@ -43,11 +46,6 @@ class HedgingProblem:
 
     def __post_init__(self):
         checks.positive("dt", self.dt)
-        if self.market.rate or self.market.dividend_yield:
-            raise ValueError(
-                "Expected a market without drift, as all amounts are discounted. Received: "
-                f"rate={self.market.rate}, dividend_yield={self.market.dividend_yield}"
-            )
 
     @classmethod
     def from_paper(cls):
@@ -78,6 +76,12 @@ class HedgingProblem:
     def availability(self):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
         return self.instruments.availability(self.num_steps)
+
+    @functools.cached_property
+    def costs(self):
+        """Cost per unit traded at each time, discounted, `[num_steps, num_instruments]`."""
+        discount = np.exp(-self.market.rate * self.dt * np.arange(self.num_steps))
+        return np.float32(discount[:, None] * self.instruments.costs)
 
     @functools.cached_property
     def _premiums(self):
@@ -142,8 +146,11 @@ class HedgingProblem:
         """
         spot, variance = self.simulate(num_paths, seed, first_path)
         relative = spot / self.market.spot
-        returns = self.instruments.returns(relative, self._premiums(relative, variance))
-        return self.features(spot, variance), (returns, self.claim.payoff(spot))
+        premiums = self._premiums(relative, variance)
+        rate, dividend_yield = self.market.rate * self.dt, self.market.dividend_yield * self.dt
+        returns = self.instruments.returns(relative, premiums, rate, dividend_yield)
+        payoff = self.claim.payoff(spot) * np.float32(np.exp(-rate * self.num_steps))
+        return self.features(spot, variance), (returns, payoff)
 
     def dataset(self, num_paths, batch_size, seed=0):
         """Episodes in batches, simulated while they are consumed.
@@ -177,4 +184,4 @@ class HedgingProblem:
 
     def cost(self, actions):
         """Transaction costs C_T(u), `[num_paths]`."""
-        return tf.einsum("nti,i->n", tf.abs(actions), self.instruments.costs)
+        return tf.einsum("nti,ti->n", tf.abs(actions), self.costs)

@@ -43,8 +43,7 @@ class GaussNewton:
             Pairs `(a, g)`, each `[num_paths, num_steps, size]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        costs = self.problem.instruments.costs
-        cotangent = self.problem.objective.pseudo_gradient(returns, costs, seed)
+        cotangent = self.problem.objective.pseudo_gradient(returns, self.problem.costs, seed)
         return pseudo_gradients(self.policy, features, self.problem.availability, cotangent)
 
     def gram(self, directions, num_paths):
@@ -61,6 +60,4 @@ class GaussNewton:
         changes = _compiled_derivatives(
             self.policy, features, self.problem.availability, directions
         )
-        return self.problem.objective.curvature_gram(
-            changes, returns, self.problem.instruments.costs
-        )
+        return self.problem.objective.curvature_gram(changes, returns, self.problem.costs)
