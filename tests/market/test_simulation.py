@@ -271,6 +271,6 @@ def test_bad_arguments_are_refused(name, value, expectation):
 
 
 def test_an_unknown_scheme_is_refused():
-    message = re.escape("Expected `scheme` to be one of ['exact', 'qe']. Received: scheme='euler'")
+    message = re.escape("Expected `scheme` to be one of ('exact', 'qe'). Received: scheme='euler'")
     with pytest.raises(ValueError, match=message):
         simulate(PAPER, 8, 4, DT, (1, 2), scheme="euler")

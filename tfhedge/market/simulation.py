@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfhedge.checks import positive, positive_integer
+from tfhedge.checks import one_of, positive, positive_integer
 from tfhedge.market.exact import ExactScheme
 from tfhedge.market.quadratic_exponential import QuadraticExponentialScheme
 
@@ -54,10 +54,7 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
     num_paths = positive_integer("num_paths", num_paths)
     num_steps = positive_integer("num_steps", num_steps)
     dt = positive("dt", dt)
-    if scheme not in _SCHEMES:
-        raise ValueError(
-            f"Expected `scheme` to be one of {list(_SCHEMES)}. Received: scheme={scheme!r}"
-        )
+    scheme = one_of("scheme", scheme, tuple(_SCHEMES))
     # One integer type, since `fold_in` gives other numbers for an index of another type.
     seed, first_path = tf.cast(seed, tf.int64), tf.cast(first_path, tf.int64)
     return _simulate(market, num_paths, num_steps, dt, seed, first_path, scheme)
