@@ -200,6 +200,27 @@ def test_holdings_are_the_sums_of_past_trades_in_what_is_alive(case):
         assert_allclose(holdings[n, t, i], expected, rtol=1e-5, atol=1e-6)
 
 
+@every_fixed_grid
+def test_trades_gain_what_their_holdings_gain_from_day_to_day(case, pricing):
+    """Summation by parts: trades times returns to the horizon, holdings times changes of price."""
+    spot, variance = map(tf.constant, paths())
+    prices = pricing(case.grid)(spot, variance)
+    shape = [len(spot), NUM_STEPS, case.grid.num_instruments]
+    actions = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    gains = np.sum(actions * case.grid.returns(spot, prices), axis=1, dtype=np.float64)
+    changes = np.diff(np.concatenate([spot[..., None], prices], axis=-1), axis=1)
+    by_day = np.sum(case.grid.holdings(actions) * changes, axis=1, dtype=np.float64)
+    assert_allclose(by_day, gains, rtol=1e-5, atol=2e-5)
+
+
+def test_a_chain_has_every_strike_at_every_expiry():
+    chain = FixedGrid.chain([2, 5], [0.9, 1.0, 1.1], option_cost=0.5)
+    assert chain.expiries == (2, 2, 2, 5, 5, 5)
+    assert chain.strikes == (0.9, 1.0, 1.1) * 2
+    assert chain.is_call == (False, False, True) * 2
+    assert_array_equal(chain.costs, np.float32([1e-4] + [0.5] * 6))
+
+
 def test_prices_are_those_of_quantlib():
     today, spot, strike, variance = ql.Date(1, 1, 2020), 99.0, 100.0, 0.09
     ql.Settings.instance().evaluationDate = today

@@ -28,6 +28,7 @@ def small_problem(num_periods=3, period=3, **options):
     )
 
 
+CONTRACTS = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
 SMALL, PAPER = small_problem(), HedgingProblem.from_paper()
 NOT_A_COUNT = st.integers(max_value=0) | st.floats() | st.booleans() | st.none() | st.text()
 
@@ -145,16 +146,15 @@ def test_bad_time_steps_are_refused(dt):
         small_problem(dt=dt)
 
 
-def test_the_unit_of_the_spot_does_not_matter():
-    dear = dataclasses.replace(SMALL, market=dataclasses.replace(SMALL.market, spot=128.0))
-    for x, y in zip(*(tf.nest.flatten(p.episodes(50, seed=3)) for p in (SMALL, dear)), strict=True):
+@pytest.mark.parametrize("grid", [SMALL.instruments, CONTRACTS], ids=["floating", "fixed"])
+def test_the_unit_of_the_spot_does_not_matter(grid):
+    cheap = dataclasses.replace(SMALL, instruments=grid)
+    dear = dataclasses.replace(cheap, market=dataclasses.replace(SMALL.market, spot=128.0))
+    for x, y in zip(*(tf.nest.flatten(p.episodes(50, seed=3)) for p in (cheap, dear)), strict=True):
         assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-FIXED = FixedGrid((4, 9, 15), (1.0, 1.02, 0.97), (True, True, False))
-
-
-@pytest.mark.parametrize("grid", [FIXED, SMALL.instruments], ids=["fixed", "floating"])
+@pytest.mark.parametrize("grid", [CONTRACTS, SMALL.instruments], ids=["fixed", "floating"])
 @pytest.mark.parametrize("drift", [(0.0, 0.0), (0.5, 0.2)], ids=["no drift", "drift"])
 def test_instruments_are_fair(grid, drift):
     """Bought at any time, none of them gains on average: simulation and pricing agree."""
