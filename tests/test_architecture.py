@@ -24,7 +24,14 @@ TABLE = {
     "tfhedge.market.simulation": ["tfhedge.market.heston"],
     "tfhedge.market.premiums": ["tfhedge.market.fourier"],
     "tfhedge.market.implied": ["tfhedge.checks", "tfhedge.numerics"],
-    "tfhedge.market.calibration": ["tfhedge.market.heston", "tfhedge.market.implied"],
+    "tfhedge.market.chain": ["tfhedge.checks", "tfhedge.market.implied"],
+    "tfhedge.market.reading": ["tfhedge.market.chain"],
+    "tfhedge.market.least_squares": [],
+    "tfhedge.market.calibration": [
+        "tfhedge.market.chain",
+        "tfhedge.market.heston",
+        "tfhedge.market.least_squares",
+    ],
     "tfhedge.hedging": [],  # only its __init__
     "tfhedge.hedging.claims": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.hedging.instruments": ["tfhedge.checks", "tfhedge.market.premiums"],
@@ -40,9 +47,14 @@ TABLE = {
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
     "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature"],
     "tfhedge.serving": ["tfhedge.policy"],
-    "tfhedge": ["tfhedge.training", "tfhedge.serving"],  # its __init__, the public names
+    "tfhedge": [  # its __init__, the public names
+        "tfhedge.training",
+        "tfhedge.serving",
+        "tfhedge.market.calibration",
+        "tfhedge.market.reading",
+    ],
     "tfhedge.workflow": ["tfhedge"],
-    "tfhedge.cli": ["tfhedge.workflow", "tfhedge.market.calibration"],
+    "tfhedge.cli": ["tfhedge.workflow"],
 }
 
 

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tfhedge import cli
+from tfhedge.market import calibration
+from tfhedge.market.heston import Heston
 from tfhedge.workflow.config import PRESETS, RunConfig
 
 SMALL = (
@@ -200,3 +203,56 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
     assert 0 < summary["steps"] < 99999
     assert np.isfinite(summary["loss"])
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+def test_calibrate_offers_the_weights_there_are():
+    assert cli.WEIGHTS == calibration.WEIGHTS
+
+
+def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
+    chain = Path(__file__).parents[1] / "benchmarks" / "data" / "dax_2002-07-05.csv"
+    bad = tmp_path / "chain.csv"
+    bad.write_text(chain.read_text() + "2002-07-05,2002-07-01,5000,0.2,0.2,4468,4468,1\n")
+    folder = tmp_path / "fit"
+    assert cli.main(["calibrate", str(bad), "--out", str(folder), "--weights", "equal"]) == 0
+    printed = capsys.readouterr()
+    assert "1 not used, expired: row 106" in printed.err
+    assert "IV RMSE" in printed.out
+    assert {path.name for path in folder.iterdir()} == {
+        "heston.json",
+        "rejected.csv",
+        "report.txt",
+        "smiles.png",
+    }
+    assert (folder / "report.txt").read_text() in printed.out
+    assert (folder / "rejected.csv").read_text() == "row,reason\n106,expired\n"
+    market = Heston(**json.loads((folder / "heston.json").read_text()))
+    options = printed.out.splitlines()[-1].partition("tfhedge train --")[2].split(" --")
+    for name, value in map(str.split, options):
+        assert float(value) == pytest.approx(getattr(market, name), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "complaint"),
+    [
+        (None, [], "No such file"),
+        ("nonsense", [], "columns date"),
+        ("date,expiry,strike,bid_iv,ask_iv\n2022-01-01,2022-02-01,1,0.2,0.2", [], "no forward"),
+        ("", ["--weights", "volume"], "--weights"),
+        ("", ["--feler"], "--feler"),
+        ("", [], "empty"),
+    ],
+)
+def test_a_chain_that_makes_no_sense_ends_with_one_line(
+    content, options, complaint, tmp_path, capsys
+):
+    path = tmp_path / "chain.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["calibrate", str(path), "--out", str(tmp_path / "fit"), *options])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert complaint in error
+    assert not (tmp_path / "fit").exists()

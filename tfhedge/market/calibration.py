@@ -1,0 +1,382 @@
+"""Heston's parameters from the implied volatilities of a chain of options."""
+
+import dataclasses
+import itertools
+import math
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+from tfhedge.market.affine import affine_exponents, to_complex
+from tfhedge.market.chain import OptionChain
+from tfhedge.market.fourier import heston_price
+from tfhedge.market.heston import Heston
+from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.least_squares import levenberg_marquardt
+
+PARAMETERS = ("v0", "kappa", "theta", "xi", "rho")
+BOUNDS = {
+    "v0": (1e-5, 9.0),
+    "kappa": (0.01, 50.0),
+    "theta": (1e-5, 9.0),
+    "xi": (0.01, 10.0),
+    "rho": (-0.999, 0.999),
+}
+WEIGHTS = ("vega", "spread", "equal")
+
+# Half of the contour of the shared quadrature: nodes, and its end in standard deviations.
+_NUM_NODES, _END = 64, 60.0
+# The grid of starts for (kappa, xi, rho), and how many of them are followed.
+_STARTS = tuple(itertools.product((0.5, 3.0, 12.0), (0.3, 1.0, 3.0), (-0.7, -0.1, 0.5)))
+_NUM_FOLLOWED = 6
+_NUM_NEWTON_STEPS = 4
+# A spread in volatility below this says more of the ticks than of the quote.
+_LEAST_SPREAD = 1e-4
+# With less vega, over the forward, the quadrature cannot tell a volatility.
+_LEAST_VEGA = 1e-7
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """A model fitted to a chain.
+
+    Args:
+        market: the fitted `Heston`. Its rate and dividend yield are those that fit the chain's
+            discount factors and forwards best; the fit itself uses the chain's own.
+        chain: the `OptionChain` it was fitted to.
+        volatility: the model's implied volatilities, `[num_quotes]`.
+        at_bound: names of the parameters that ended at one of their bounds, a tuple.
+    """
+
+    market: Heston
+    chain: OptionChain
+    volatility: np.ndarray
+    at_bound: tuple[str, ...]
+
+    @property
+    def rmse(self):
+        """Root mean square of the errors in implied volatility over all quotes."""
+        return _root_mean_square(self.volatility - self.chain.volatility)
+
+    @property
+    def rmse_by_expiry(self):
+        """The same for each expiry, a dictionary by its maturity in years, ascending."""
+        errors = self.volatility - self.chain.volatility
+        return {
+            float(maturity): _root_mean_square(errors[self.chain.maturity == maturity])
+            for maturity in np.unique(self.chain.maturity)
+        }
+
+    def __str__(self):
+        flagged = {name: " (at its bound)" for name in self.at_bound}
+        parameters = [
+            f"{name:<6}{getattr(self.market, name):>12.6f}{flagged.get(name, '')}"
+            for name in PARAMETERS
+        ]
+        head = f"\n{'days':>6}{'quotes':>8}{'IV RMSE':>10}"
+        expiries = [
+            f"{365 * maturity:>6.0f}{np.sum(self.chain.maturity == maturity):>8}{rmse:>10.5f}"
+            for maturity, rmse in self.rmse_by_expiry.items()
+        ]
+        overall = f"{'all':>6}{len(self.chain):>8}{self.rmse:>10.5f}"
+        return "\n".join([*parameters, head, *expiries, overall])
+
+
+def calibrate(chain, weights="vega", feller=False):
+    r"""Fits Heston's model to the mid implied volatilities of a chain.
+
+    Minimizes, over the parameters $p = (v_0, \kappa, \theta, \xi, \rho)$,
+
+    $$\sum_i w_i^2\,\bigl(\sigma_i(p) - \sigma_i\bigr)^2$$
+
+    within the bounds $10^{-5} \le v_0, \theta \le 9$, $0.01 \le \kappa \le 50$,
+    $0.01 \le \xi \le 10$ and $|\rho| \le 0.999$, in the coordinates $\log v_0$, $\log\kappa$,
+    $\log\theta$, $\log\xi$ and $\rho$, each expiry with its own forward and discount factor.
+
+    1. A grid of starts, with $v_0$ and $\theta$ from the first and the last expiry, is priced and
+       the best are followed, all in one graph, by `levenberg_marquardt` on the residuals
+       $(\text{price}_i(p) - \text{price}_i)/\text{vega}_i$, which are those in volatility to first
+       order. All strikes of an expiry share the nodes of a quadrature on the line
+       $\mathrm{Re}\,z = \tfrac12$,
+       $$\text{price}(K) = \text{price}_B(K) - \frac{\sqrt{FK}}\pi\int_0^\infty
+         \mathrm{Re}\,\frac{\bigl(M(\tfrac12 + iu) - M_B(\tfrac12 + iu)\bigr)\,e^{-iuk}}
+         {u^2 + \tfrac14}\,du$$
+       where $B$ is Black's model with the expiry's volatility at the money. $M$ is holomorphic in
+       the parameters too, so one reverse pass gives its derivatives by all of them.
+    2. The best is finished on the volatilities themselves, with `heston_price`.
+
+    Args:
+        chain: an `OptionChain`.
+        weights: $w_i$: `"vega"`, the root of Black's vega; `"spread"`, one over the spread of bid
+            and ask volatility, which the chain must have; `"equal"`.
+        feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The fourth coordinate is then
+            $\log(\xi/\sqrt{2\kappa\theta})$ in $[\log 10^{-4}, 0]$ instead of $\log\xi$ within its
+            bounds, and `xi` is at its bound on the boundary.
+
+    Returns:
+        `Calibration`.
+
+    Raises:
+        ValueError: if `weights` is unknown, the chain has fewer than five quotes, or no spreads
+            although the weights are to come from them.
+        RuntimeError: if the fit does not come to rest, with the reason.
+
+    References:
+        - Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
+          volatility model (2017).
+        - Andersen and Piterbarg, Interest rate modeling (2010), section 8.4, for Black's model as
+          the control variate.
+
+    >>> truth = Heston(1.0, v0=0.04, kappa=2.0, theta=0.06, xi=0.5, rho=-0.6)
+    >>> strike, maturity = np.linspace(0.8, 1.2, 9), np.repeat([0.1, 0.5, 1.0], 9)
+    >>> strike = np.tile(strike, 3)
+    >>> price = truth.vanilla_price(strike, maturity, strike > 1.0)
+    >>> volatility = implied_volatility(price, 1.0, strike, maturity, strike > 1.0)
+    >>> chain = OptionChain(spot=1.0, maturity=maturity, strike=strike, forward=np.ones(27),
+    ...                     discount=np.ones(27), volatility=volatility, spread=np.zeros(27))
+    >>> fit = calibrate(chain)
+    >>> print(f"kappa {fit.market.kappa:.6f}, xi {fit.market.xi:.6f}, RMSE {fit.rmse:.0e}")
+    kappa 2.000000, xi 0.500000, RMSE ...
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"Expected `weights` to be one of {WEIGHTS}. Received: {weights!r}")
+    if len(chain) < len(PARAMETERS):
+        raise ValueError(f"Expected 5 quotes or more for 5 parameters. Received: {len(chain)}")
+    weight = _weights(chain, weights)
+    box = [tf.constant(bound) for bound in _box(feller)]
+    starts = tf.clip_by_value(_starts(chain, feller), *box)
+    vega = np.maximum(chain.vega, _LEAST_VEGA)
+    quotes = (chain.log_moneyness, chain.maturity, chain.volatility, vega, weight)
+    quotes = [tf.constant(x) for x in quotes]
+    found = _search(_quadrature(chain), quotes, starts, *box, feller=feller)
+    last = _finish(quotes, found, *box, feller=feller)
+    if not np.isfinite(last.cost[0]):
+        raise RuntimeError("The fit failed: a quote has no implied volatility in the model")
+    if not last.at_rest[0]:
+        raise RuntimeError(f"The fit failed: no minimum after {int(last.num_steps)} steps")
+    parameters = _parameters(last.x, feller)[0].numpy()
+    at_bound = tf.reduce_any(tf.abs(last.x - box) < 1e-6, axis=0)
+    return Calibration(
+        market=Heston(chain.spot, *map(float, parameters), *_carry(chain)),
+        chain=chain,
+        volatility=chain.volatility + last.residuals[0].numpy() / weight,
+        at_bound=tuple(itertools.compress(PARAMETERS, at_bound.numpy())),
+    )
+
+
+def _weights(chain, weights):
+    """The residuals' weights, with mean square 1 / num_quotes: the cost is a mean square."""
+    if weights == "spread" and not chain.spread.any():
+        raise ValueError("Expected quotes with a spread for spread weights. Received: none has one")
+    weight = {
+        "vega": lambda: np.sqrt(np.maximum(chain.vega, _LEAST_VEGA)),
+        "spread": lambda: 1.0 / np.maximum(chain.spread, _LEAST_SPREAD),
+        "equal": lambda: np.ones(len(chain)),
+    }[weights]()
+    return weight / np.linalg.norm(weight)
+
+
+def _box(feller):
+    low, high = np.array(list(BOUNDS.values())).T
+    low, high = np.append(np.log(low[:4]), low[4]), np.append(np.log(high[:4]), high[4])
+    if feller:
+        low[3], high[3] = math.log(1e-4), 0.0
+    return low, high
+
+
+def _parameters(x, feller):
+    """Parameters `[num_starts, 5]` at the coordinates `x`."""
+    v0, kappa, theta, xi, rho = tf.unstack(x, axis=-1)
+    if feller:
+        xi = xi + 0.5 * (math.log(2.0) + kappa + theta)
+    return tf.stack([*map(tf.exp, (v0, kappa, theta, xi)), rho], axis=-1)
+
+
+def _by_coordinates(jacobian, parameters, feller):
+    """The Jacobian by the coordinates, from that by the parameters, `[num_starts, n, 5]`."""
+    d_v0, d_kappa, d_theta, d_xi, d_rho = tf.unstack(jacobian, axis=-1)
+    v0, kappa, theta, xi, _ = tf.unstack(parameters[:, tf.newaxis], axis=-1)
+    d_xi = d_xi * xi
+    shared = 0.5 * d_xi if feller else tf.zeros_like(d_xi)
+    columns = [d_v0 * v0, d_kappa * kappa + shared, d_theta * theta + shared, d_xi, d_rho]
+    return tf.stack(columns, axis=-1)
+
+
+def _starts(chain, feller):
+    """Coordinates `[num_starts, 5]`: the grid, with the variances of the ends of the chain."""
+    _, at_the_money = _at_the_money(chain)
+    v0, theta = at_the_money[0] ** 2, at_the_money[-1] ** 2
+    starts = np.array([(v0, kappa, theta, xi, rho) for kappa, xi, rho in _STARTS])
+    if feller:
+        starts[:, 3] = np.minimum(starts[:, 3] / np.sqrt(2.0 * starts[:, 1] * theta), 1.0)
+    starts[:, :4] = np.log(starts[:, :4])
+    return starts
+
+
+def _at_the_money(chain):
+    """The maturities, and the volatility of each nearest to the money."""
+    maturities = np.unique(chain.maturity)
+    volatilities = []
+    for maturity in maturities:
+        here = chain.maturity == maturity
+        nearest = np.argmin(np.abs(chain.log_moneyness[here]))
+        volatilities.append(chain.volatility[here][nearest])
+    return maturities, np.array(volatilities)
+
+
+def _carry(chain):
+    """Rate and dividend yield that fit the logarithms of discounts and forwards best."""
+    maturities, first = np.unique(chain.maturity, return_index=True)
+    discounted = -np.log(chain.discount[first])
+    grown = np.log(chain.forward[first] / chain.spot)
+    rate, growth = (x @ maturities / (maturities @ maturities) for x in (discounted, grown))
+    return float(rate), float(rate - growth)
+
+
+class _Quadrature(typing.NamedTuple):
+    """Nodes that all strikes of an expiry share.
+
+    Quotes are laid out in a table of expiries by strikes, the latter padded.
+    """
+
+    z: tf.Tensor  # [num_expiries, num_nodes]
+    maturity: tf.Tensor  # [num_expiries, 1]
+    black_moment: tf.Tensor  # likewise
+    kernel: tf.Tensor  # [num_expiries, 2 num_nodes, num_strikes]
+    place: tf.Tensor  # where each quote stands in the table, [num_quotes]
+    excess: tf.Tensor  # Black's price less that of the quote, over the forward, [num_quotes]
+
+
+def _quadrature(chain):
+    maturities, at_the_money = _at_the_money(chain)
+    deviation = (at_the_money * np.sqrt(maturities))[:, None]
+    expiry = np.searchsorted(maturities, chain.maturity)
+    position = np.array([np.sum(expiry[:i] == e) for i, e in enumerate(expiry)])
+    k = chain.log_moneyness
+    table = np.zeros((len(maturities), position.max() + 1))
+    table[expiry, position] = k
+
+    spacing = math.asinh(_END) / _NUM_NODES
+    t = spacing * (np.arange(_NUM_NODES) + 0.5)
+    u, du = np.sinh(t) / deviation, np.cosh(t) * spacing / deviation
+    wave = np.exp((0.5 - 1j * u[..., None]) * table[:, None, :])
+    kernel = (-du / (math.pi * (u**2 + 0.25)))[..., None] * wave
+    black, quoted = (
+        black_price(volatility, 1.0, np.exp(k), chain.maturity, k >= 0)
+        for volatility in (at_the_money[expiry], chain.volatility)
+    )
+    return _Quadrature(
+        maturity=tf.constant(maturities[:, None]),
+        z=tf.constant(0.5 + 1j * u),
+        black_moment=to_complex(np.exp(-0.5 * deviation**2 * (u**2 + 0.25))),
+        kernel=tf.constant(np.concatenate([kernel.real, -kernel.imag], axis=1)),
+        place=tf.constant(expiry * table.shape[1] + position),
+        excess=black - quoted,
+    )
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _search(quadrature, quotes, starts, low, high, feller):
+    """The best minimum that the quadrature finds from the starts, `[1, 5]`."""
+    z, expiry, black_moment, kernel, place, excess = quadrature
+    k, maturity, market, vega, weight = quotes
+
+    def integrals(values):
+        """Of a list of complex `[num_starts, num_expiries, num_nodes]`, for each quote."""
+        values = tf.stack(values, axis=1)
+        values = tf.concat([tf.math.real(values), tf.math.imag(values)], axis=-1)
+        table = tf.einsum("spen,enk->spek", values, kernel)
+        table = tf.reshape(table, tf.concat([tf.shape(table)[:2], [-1]], axis=0))
+        return tf.gather(table, place, axis=-1)
+
+    def exponent(parameters):
+        """The exponent of the moments at each node, and its derivatives when they are asked for."""
+        shape = tf.concat([tf.shape(parameters)[:1], tf.shape(z)], axis=0)
+        v0, *others = (
+            tf.broadcast_to(x[:, tf.newaxis, tf.newaxis], shape)
+            for x in tf.unstack(to_complex(parameters), axis=-1)
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(others)
+            A, B = affine_exponents(z, expiry, *others)
+            total = A + B * v0
+        return total, lambda: [B, *map(tf.math.conj, tape.gradient(total, others))]
+
+    def errors(x):
+        """Of the price in units of vega, and their Jacobian."""
+        parameters = _parameters(x, feller)
+        total, derivatives = exponent(parameters)
+        moment = tf.exp(total)
+        slopes = [moment * derivative for derivative in derivatives()]
+        error, *jacobian = tf.unstack(integrals([moment - black_moment, *slopes]) / vega, axis=1)
+        jacobian = _by_coordinates(tf.stack(jacobian, axis=-1), parameters, feller)
+        return error + excess / vega, jacobian
+
+    def in_price(x):
+        error, jacobian = errors(x)
+        return weight * error, weight[:, tf.newaxis] * jacobian
+
+    def in_volatility(x):
+        error, jacobian = errors(x)
+        has_vega = vega > _LEAST_VEGA
+        price = black_price(market, 1.0, tf.exp(k), maturity, k >= 0)
+        price += tf.where(has_vega, vega * error, tf.zeros_like(error))
+        volatility = market
+        for _ in range(_NUM_NEWTON_STEPS):
+            black = black_price(volatility, 1.0, tf.exp(k), maturity, k >= 0)
+            slope = _vega(k, maturity, volatility)
+            volatility += tf.math.log(price / black) * black / slope
+            volatility = tf.clip_by_value(volatility, 0.2 * market, 5.0 * market)
+        error = weight * tf.where(has_vega, volatility - market, error)
+        scale = tf.where(has_vega, vega / _vega(k, maturity, volatility), tf.ones_like(error))
+        return error, (weight * scale)[..., tf.newaxis] * jacobian
+
+    total, _ = exponent(_parameters(starts, feller))
+    error = weight * (integrals([tf.exp(total) - black_moment])[:, 0] + excess) / vega
+    cost = tf.reduce_sum(error**2, axis=-1)
+    cost = tf.where(tf.math.is_finite(cost), cost, math.inf * tf.ones_like(cost))
+    starts = tf.gather(starts, tf.math.top_k(-cost, _NUM_FOLLOWED).indices)
+    for residuals, tolerance in ((in_price, 1e-2), (in_volatility, 1e-6)):
+        minima = levenberg_marquardt(
+            residuals, tf.size(k), starts, low, high, max_steps=50, step_tolerance=tolerance
+        )
+        starts = minima.x
+    return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _finish(quotes, start, low, high, feller):
+    """The minimum next to a start, `[1, 5]`, with precise volatilities."""
+    k, maturity, market, _, weight = quotes
+    strike, is_call = tf.exp(k), k >= 0
+
+    def residuals(x):
+        parameters = _parameters(x, feller)
+        each = [
+            tf.broadcast_to(p[:, tf.newaxis], [tf.shape(x)[0], tf.size(k)])
+            for p in tf.unstack(parameters, axis=-1)
+        ]
+        with tf.GradientTape() as tape:
+            tape.watch(each)
+            price = heston_price(strike, maturity, is_call, 1.0, *each)
+        # The shape is not known if `heston_price` has been traced for another rank.
+        slopes = tf.stack(tape.gradient(price, each), axis=-1)
+        slopes = tf.ensure_shape(slopes, [None, None, len(PARAMETERS)])
+        volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
+        scale = weight / _vega(k, maturity, volatility)
+        jacobian = scale[..., tf.newaxis] * _by_coordinates(slopes, parameters, feller)
+        return weight * (volatility - market), jacobian
+
+    return levenberg_marquardt(residuals, tf.size(k), start, low, high, step_tolerance=1e-6)
+
+
+def _vega(k, maturity, volatility):
+    """Black's vega over the discounted forward."""
+    deviation = volatility * tf.sqrt(maturity)
+    d1 = 0.5 * deviation - k / deviation
+    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
+
+
+def _root_mean_square(errors):
+    return float(np.sqrt(np.mean(errors**2)))
