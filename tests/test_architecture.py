@@ -27,8 +27,10 @@ TABLE = {
     "tfhedge.market.chain": ["tfhedge.checks", "tfhedge.market.implied"],
     "tfhedge.market.reading": ["tfhedge.market.chain"],
     "tfhedge.market.least_squares": [],
+    "tfhedge.market.chain_prices": ["tfhedge.market.affine", "tfhedge.market.implied"],
     "tfhedge.market.calibration": [
         "tfhedge.market.chain",
+        "tfhedge.market.chain_prices",
         "tfhedge.market.heston",
         "tfhedge.market.least_squares",
     ],

@@ -3,16 +3,15 @@
 import dataclasses
 import itertools
 import math
-import typing
 
 import numpy as np
 import tensorflow as tf
 
-from tfhedge.market.affine import affine_exponents, to_complex
 from tfhedge.market.chain import OptionChain
+from tfhedge.market.chain_prices import ChainPrices
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
-from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.implied import implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt
 
 PARAMETERS = ("v0", "kappa", "theta", "xi", "rho")
@@ -25,12 +24,9 @@ BOUNDS = {
 }
 WEIGHTS = ("vega", "spread", "equal")
 
-# Half of the contour of the shared quadrature: nodes, and its end in standard deviations.
-_NUM_NODES, _END = 64, 60.0
 # The grid of starts for (kappa, xi, rho), and how many of them are followed.
 _STARTS = tuple(itertools.product((0.5, 3.0, 12.0), (0.3, 1.0, 3.0), (-0.7, -0.1, 0.5)))
 _NUM_FOLLOWED = 6
-_NUM_NEWTON_STEPS = 4
 # A spread in volatility below this says more of the ticks than of the quote.
 _LEAST_SPREAD = 1e-4
 # With less vega, over the forward, the quadrature cannot tell a volatility.
@@ -149,7 +145,7 @@ def calibrate(chain, weights="vega", feller=False):
     vega = np.maximum(chain.vega, _LEAST_VEGA)
     quotes = (chain.log_moneyness, chain.maturity, chain.volatility, vega, weight)
     quotes = [tf.constant(x) for x in quotes]
-    found = _search(_quadrature(chain), quotes, starts, *box, feller=feller)
+    found = _search(ChainPrices.of(chain), quotes, starts, *box, feller=feller)
     last = _finish(quotes, found, *box, feller=feller)
     if not np.isfinite(last.cost[0]):
         raise RuntimeError("The fit failed: a quote has no implied volatility in the model")
@@ -205,24 +201,13 @@ def _by_coordinates(jacobian, parameters, feller):
 
 def _starts(chain, feller):
     """Coordinates `[num_starts, 5]`: the grid, with the variances of the ends of the chain."""
-    _, at_the_money = _at_the_money(chain)
+    _, at_the_money = chain.at_the_money
     v0, theta = at_the_money[0] ** 2, at_the_money[-1] ** 2
     starts = np.array([(v0, kappa, theta, xi, rho) for kappa, xi, rho in _STARTS])
     if feller:
         starts[:, 3] = np.minimum(starts[:, 3] / np.sqrt(2.0 * starts[:, 1] * theta), 1.0)
     starts[:, :4] = np.log(starts[:, :4])
     return starts
-
-
-def _at_the_money(chain):
-    """The maturities, and the volatility of each nearest to the money."""
-    maturities = np.unique(chain.maturity)
-    volatilities = []
-    for maturity in maturities:
-        here = chain.maturity == maturity
-        nearest = np.argmin(np.abs(chain.log_moneyness[here]))
-        volatilities.append(chain.volatility[here][nearest])
-    return maturities, np.array(volatilities)
 
 
 def _carry(chain):
@@ -234,114 +219,22 @@ def _carry(chain):
     return float(rate), float(rate - growth)
 
 
-class _Quadrature(typing.NamedTuple):
-    """Nodes that all strikes of an expiry share.
-
-    Quotes are laid out in a table of expiries by strikes, the latter padded.
-    """
-
-    z: tf.Tensor  # [num_expiries, num_nodes]
-    maturity: tf.Tensor  # [num_expiries, 1]
-    black_moment: tf.Tensor  # likewise
-    kernel: tf.Tensor  # [num_expiries, 2 num_nodes, num_strikes]
-    place: tf.Tensor  # where each quote stands in the table, [num_quotes]
-    excess: tf.Tensor  # Black's price less that of the quote, over the forward, [num_quotes]
-
-
-def _quadrature(chain):
-    maturities, at_the_money = _at_the_money(chain)
-    deviation = (at_the_money * np.sqrt(maturities))[:, None]
-    expiry = np.searchsorted(maturities, chain.maturity)
-    position = np.array([np.sum(expiry[:i] == e) for i, e in enumerate(expiry)])
-    k = chain.log_moneyness
-    table = np.zeros((len(maturities), position.max() + 1))
-    table[expiry, position] = k
-
-    spacing = math.asinh(_END) / _NUM_NODES
-    t = spacing * (np.arange(_NUM_NODES) + 0.5)
-    u, du = np.sinh(t) / deviation, np.cosh(t) * spacing / deviation
-    wave = np.exp((0.5 - 1j * u[..., None]) * table[:, None, :])
-    kernel = (-du / (math.pi * (u**2 + 0.25)))[..., None] * wave
-    black, quoted = (
-        black_price(volatility, 1.0, np.exp(k), chain.maturity, k >= 0)
-        for volatility in (at_the_money[expiry], chain.volatility)
-    )
-    return _Quadrature(
-        maturity=tf.constant(maturities[:, None]),
-        z=tf.constant(0.5 + 1j * u),
-        black_moment=to_complex(np.exp(-0.5 * deviation**2 * (u**2 + 0.25))),
-        kernel=tf.constant(np.concatenate([kernel.real, -kernel.imag], axis=1)),
-        place=tf.constant(expiry * table.shape[1] + position),
-        excess=black - quoted,
-    )
-
-
 @tf.function(autograph=False, reduce_retracing=True)
-def _search(quadrature, quotes, starts, low, high, feller):
-    """The best minimum that the quadrature finds from the starts, `[1, 5]`."""
-    z, expiry, black_moment, kernel, place, excess = quadrature
-    k, maturity, market, vega, weight = quotes
+def _search(prices, quotes, starts, low, high, feller):
+    """The best minimum in units of price that the quadrature finds from the starts, `[1, 5]`."""
+    vega, weight = quotes[3:]
+    scale = weight / vega
 
-    def integrals(values):
-        """Of a list of complex `[num_starts, num_expiries, num_nodes]`, for each quote."""
-        values = tf.stack(values, axis=1)
-        values = tf.concat([tf.math.real(values), tf.math.imag(values)], axis=-1)
-        table = tf.einsum("spen,enk->spek", values, kernel)
-        table = tf.reshape(table, tf.concat([tf.shape(table)[:2], [-1]], axis=0))
-        return tf.gather(table, place, axis=-1)
-
-    def exponent(parameters):
-        """The exponent of the moments at each node, and its derivatives when they are asked for."""
-        shape = tf.concat([tf.shape(parameters)[:1], tf.shape(z)], axis=0)
-        v0, *others = (
-            tf.broadcast_to(x[:, tf.newaxis, tf.newaxis], shape)
-            for x in tf.unstack(to_complex(parameters), axis=-1)
-        )
-        with tf.GradientTape() as tape:
-            tape.watch(others)
-            A, B = affine_exponents(z, expiry, *others)
-            total = A + B * v0
-        return total, lambda: [B, *map(tf.math.conj, tape.gradient(total, others))]
-
-    def errors(x):
-        """Of the price in units of vega, and their Jacobian."""
+    def residuals(x):
         parameters = _parameters(x, feller)
-        total, derivatives = exponent(parameters)
-        moment = tf.exp(total)
-        slopes = [moment * derivative for derivative in derivatives()]
-        error, *jacobian = tf.unstack(integrals([moment - black_moment, *slopes]) / vega, axis=1)
-        jacobian = _by_coordinates(tf.stack(jacobian, axis=-1), parameters, feller)
-        return error + excess / vega, jacobian
+        error, jacobian = prices.errors_and_jacobian(parameters)
+        jacobian = _by_coordinates(jacobian, parameters, feller)
+        return scale * error, scale[:, tf.newaxis] * jacobian
 
-    def in_price(x):
-        error, jacobian = errors(x)
-        return weight * error, weight[:, tf.newaxis] * jacobian
-
-    def in_volatility(x):
-        error, jacobian = errors(x)
-        has_vega = vega > _LEAST_VEGA
-        price = black_price(market, 1.0, tf.exp(k), maturity, k >= 0)
-        price += tf.where(has_vega, vega * error, tf.zeros_like(error))
-        volatility = market
-        for _ in range(_NUM_NEWTON_STEPS):
-            black = black_price(volatility, 1.0, tf.exp(k), maturity, k >= 0)
-            slope = _vega(k, maturity, volatility)
-            volatility += tf.math.log(price / black) * black / slope
-            volatility = tf.clip_by_value(volatility, 0.2 * market, 5.0 * market)
-        error = weight * tf.where(has_vega, volatility - market, error)
-        scale = tf.where(has_vega, vega / _vega(k, maturity, volatility), tf.ones_like(error))
-        return error, (weight * scale)[..., tf.newaxis] * jacobian
-
-    total, _ = exponent(_parameters(starts, feller))
-    error = weight * (integrals([tf.exp(total) - black_moment])[:, 0] + excess) / vega
-    cost = tf.reduce_sum(error**2, axis=-1)
+    cost = tf.reduce_sum((scale * prices.errors(_parameters(starts, feller))) ** 2, axis=-1)
     cost = tf.where(tf.math.is_finite(cost), cost, math.inf * tf.ones_like(cost))
     starts = tf.gather(starts, tf.math.top_k(-cost, _NUM_FOLLOWED).indices)
-    for residuals, tolerance in ((in_price, 1e-2), (in_volatility, 1e-6)):
-        minima = levenberg_marquardt(
-            residuals, tf.size(k), starts, low, high, max_steps=50, step_tolerance=tolerance
-        )
-        starts = minima.x
+    minima = levenberg_marquardt(residuals, tf.size(vega), starts, low, high, step_tolerance=1e-2)
     return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
 
 
@@ -364,7 +257,8 @@ def _finish(quotes, start, low, high, feller):
         slopes = tf.stack(tape.gradient(price, each), axis=-1)
         slopes = tf.ensure_shape(slopes, [None, None, len(PARAMETERS)])
         volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
-        scale = weight / _vega(k, maturity, volatility)
+        # Where the model's price underflows its volatility is 0, and has no derivative.
+        scale = tf.math.divide_no_nan(weight, _vega(k, maturity, volatility))
         jacobian = scale[..., tf.newaxis] * _by_coordinates(slopes, parameters, feller)
         return weight * (volatility - market), jacobian
 

@@ -87,6 +87,17 @@ class OptionChain:
         d1 = -self.log_moneyness / deviation + 0.5 * deviation
         return np.sqrt(self.maturity) * np.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
 
+    @property
+    def at_the_money(self):
+        """The maturities, ascending, and the volatility of each nearest to the money."""
+        maturities = np.unique(self.maturity)
+        distance = np.abs(self.log_moneyness)
+        nearest = [
+            np.argmin(np.where(self.maturity == maturity, distance, math.inf))
+            for maturity in maturities
+        ]
+        return maturities, self.volatility[nearest]
+
     @classmethod
     def from_quotes(
         cls,

@@ -6,11 +6,10 @@ import typing
 import tensorflow as tf
 
 _FIRST_DAMPING = 1e-2
-_DAMPING_DECREASE, _DAMPING_INCREASE = 0.2, 5.0
-# With more damping than this no step is left to try.
-_MAX_DAMPING = 1e10
-# Residuals and slopes at a right angle, up to rounding.
-_SMALL_SLOPE = 1e-10
+# The damping changes by this factor at most in a step.
+_LARGEST_CHANGE = 5.0
+# Where a step lowers the cost by less, relatively, it is as low as it gets.
+_SMALL_DECREASE = 1e-9
 
 
 class Minima(typing.NamedTuple):
@@ -99,12 +98,6 @@ def levenberg_marquardt(
         outward = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
         return tf.cast(~outward, x.dtype)
 
-    def slope_of(x, r, cost, gradient, hessian):
-        """Largest cosine of the angle between the residuals and a free column."""
-        size = tf.sqrt(tf.linalg.diag_part(hessian) * cost[:, None])
-        cosines = tf.math.divide_no_nan(tf.abs(gradient) * free_of(x, gradient), size)
-        return tf.reduce_max(cosines, axis=-1)
-
     def step(count, point, damping, moving):
         x, _, cost, gradient, hessian = point
         free = free_of(x, gradient)
@@ -117,18 +110,22 @@ def levenberg_marquardt(
         delta = -scale * tf.linalg.solve(matrix, (scale * gradient)[..., None])[..., 0]
         delta = tf.clip_by_value(delta, -1.0, 1.0)
         trial = evaluate(tf.clip_by_value(x + delta, low, high))
-        better = moving & (trial[2] < cost)
-        length = tf.reduce_max(tf.abs(trial[0] - x), axis=-1)
+        moved, decrease = trial[0] - x, cost - trial[2]
+        better = moving & (decrease > 0)
 
         def chosen(new, old):
             return tf.where(tf.reshape(better, [-1] + [1] * (len(new.shape) - 1)), new, old)
 
-        point = tuple(map(chosen, trial, point))
-        damping *= tf.where(better, _DAMPING_DECREASE * tf.ones_like(cost), _DAMPING_INCREASE)
-        at_rest = (length < step_tolerance) | (damping > _MAX_DAMPING)
-        at_rest |= slope_of(*point) < _SMALL_SLOPE
+        expected = -tf.einsum("si,si->s", moved, 2.0 * gradient + tf.linalg.matvec(hessian, moved))
+        gain = decrease / tf.maximum(expected, 1e-300)
+        damping *= tf.clip_by_value(
+            1.0 - (2.0 * gain - 1.0) ** 3, 1.0 / _LARGEST_CHANGE, _LARGEST_CHANGE
+        )
+        at_rest = tf.reduce_max(tf.abs(moved), axis=-1) < step_tolerance
+        at_rest |= better & (decrease < _SMALL_DECREASE * cost)
         at_rest &= tf.math.is_finite(cost)  # not so before the first step
-        at_rest |= tf.math.is_inf(point[2])
+        at_rest |= tf.math.is_inf(trial[2]) & tf.math.is_inf(cost)
+        point = tuple(map(chosen, trial, point))
         return count + 1, point, damping, moving & ~at_rest
 
     # From an infinite cost with no derivatives the first step goes nowhere, and evaluates the
@@ -147,7 +144,7 @@ def levenberg_marquardt(
         (
             tf.constant(-1),
             point,
-            (_FIRST_DAMPING / _DAMPING_DECREASE) * tf.ones_like(point[2]),
+            (_FIRST_DAMPING * _LARGEST_CHANGE) * tf.ones_like(point[2]),
             tf.ones_like(point[2], tf.bool),
         ),
         maximum_iterations=max_steps + 1,

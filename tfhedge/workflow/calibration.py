@@ -9,7 +9,7 @@ from tfhedge.evaluation import figures
 from tfhedge.market.calibration import PARAMETERS, calibrate
 from tfhedge.market.reading import read_chain
 from tfhedge.training.callbacks import write_text
-from tfhedge.workflow.run import make_folder, write_json
+from tfhedge.workflow.run import make_folder
 
 
 def load(path):
