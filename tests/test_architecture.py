@@ -28,8 +28,10 @@ TABLE = {
     "tfhedge.market.reading": ["tfhedge.market.chain"],
     "tfhedge.market.least_squares": [],
     "tfhedge.market.chain_prices": ["tfhedge.market.affine", "tfhedge.market.implied"],
+    "tfhedge.market.coordinates": [],
     "tfhedge.market.calibration": [
         "tfhedge.market.chain",
+        "tfhedge.market.coordinates",
         "tfhedge.market.chain_prices",
         "tfhedge.market.heston",
         "tfhedge.market.least_squares",

@@ -6,12 +6,13 @@ import importlib
 import importlib.metadata
 import itertools
 import os
+import shlex
 import sys
 import time
 import typing
 from pathlib import Path
 
-from tfhedge.workflow.config import PRESETS, RunConfig
+from tfhedge.workflow.config import PRESETS, RunConfig, read_market
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
@@ -61,6 +62,12 @@ def add_train(commands):
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
+    )
+    parser.add_argument(
+        "--market",
+        type=Path,
+        metavar="FILE",
+        help="heston.json of `tfhedge calibrate`: the market, per unit of its spot",
     )
     fields = dataclasses.fields(RunConfig)
     for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
@@ -154,6 +161,11 @@ def train(parser, options):
     folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
     set_up_tensorflow()
     try:
+        if options.market:
+            market, unused = read_market(options.market)
+            settings = market | settings
+            for name, value in unused.items():
+                print(f"{options.market}: {name} {value:g} is not used", file=sys.stderr)
         config = dataclasses.replace(PRESETS[options.preset], **settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
@@ -181,14 +193,15 @@ def calibrate(parser, options):
         chain, notes = calibration.load(options.chain)
         for note in filter(None, (*notes, chain.rejections())):
             print(note, file=sys.stderr)
-        fit = calibration.run(chain, options.weights, options.feller, folder)
+        config = calibration.CalibrationConfig(str(options.chain), options.weights, options.feller)
+        fit = calibration.run(chain, config, folder)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     except RuntimeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    command = calibration.train_command(fit.market)
-    print(f"{fit}\n\n{folder}\nTo hedge in this market, per unit of spot: {command}")
+    command = f"tfhedge train --market {shlex.quote(str(folder / calibration.MARKET_FILE))}"
+    print(f"{fit}\n\n{folder}\nTo hedge in this market: {command}")
     return 0
 
 

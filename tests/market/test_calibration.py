@@ -9,8 +9,9 @@ import scipy.optimize
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from tfhedge.market.calibration import BOUNDS, PARAMETERS, WEIGHTS, calibrate
+from tfhedge.market.calibration import WEIGHTS, calibrate
 from tfhedge.market.chain import OptionChain
+from tfhedge.market.coordinates import BOUNDS, PARAMETERS
 from tfhedge.market.heston import Heston
 from tfhedge.market.implied import implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt

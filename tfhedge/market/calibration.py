@@ -9,24 +9,23 @@ import tensorflow as tf
 
 from tfhedge.market.chain import OptionChain
 from tfhedge.market.chain_prices import ChainPrices
+from tfhedge.market.coordinates import (
+    PARAMETERS,
+    by_coordinates,
+    coordinate_bounds,
+    coordinates_of,
+    parameters_at,
+)
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
 from tfhedge.market.implied import implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt
 
-PARAMETERS = ("v0", "kappa", "theta", "xi", "rho")
-BOUNDS = {
-    "v0": (1e-5, 9.0),
-    "kappa": (0.01, 50.0),
-    "theta": (1e-5, 9.0),
-    "xi": (0.01, 10.0),
-    "rho": (-0.999, 0.999),
-}
 WEIGHTS = ("vega", "spread", "equal")
 
 # The grid of starts for (kappa, xi, rho), and how many of them are followed.
 _STARTS = tuple(itertools.product((0.5, 3.0, 12.0), (0.3, 1.0, 3.0), (-0.7, -0.1, 0.5)))
-_NUM_FOLLOWED = 6
+NUM_FOLLOWED = 6
 # A spread in volatility below this says more of the ticks than of the quote.
 _LEAST_SPREAD = 1e-4
 # With less vega, over the forward, the quadrature cannot tell a volatility.
@@ -87,28 +86,21 @@ def calibrate(chain, weights="vega", feller=False):
     $$\sum_i w_i^2\,\bigl(\sigma_i(p) - \sigma_i\bigr)^2$$
 
     within the bounds $10^{-5} \le v_0, \theta \le 9$, $0.01 \le \kappa \le 50$,
-    $0.01 \le \xi \le 10$ and $|\rho| \le 0.999$, in the coordinates $\log v_0$, $\log\kappa$,
-    $\log\theta$, $\log\xi$ and $\rho$, each expiry with its own forward and discount factor.
+    $0.01 \le \xi \le 10$ and $|\rho| \le 0.999$, each expiry with its own forward and discount
+    factor.
 
-    1. A grid of starts, with $v_0$ and $\theta$ from the first and the last expiry, is priced and
-       the best are followed, all in one graph, by `levenberg_marquardt` on the residuals
-       $(\text{price}_i(p) - \text{price}_i)/\text{vega}_i$, which are those in volatility to first
-       order. All strikes of an expiry share the nodes of a quadrature on the line
-       $\mathrm{Re}\,z = \tfrac12$,
-       $$\text{price}(K) = \text{price}_B(K) - \frac{\sqrt{FK}}\pi\int_0^\infty
-         \mathrm{Re}\,\frac{\bigl(M(\tfrac12 + iu) - M_B(\tfrac12 + iu)\bigr)\,e^{-iuk}}
-         {u^2 + \tfrac14}\,du$$
-       where $B$ is Black's model with the expiry's volatility at the money. $M$ is holomorphic in
-       the parameters too, so one reverse pass gives its derivatives by all of them.
+    1. A grid of starts, with $v_0$ and $\theta$ from the first and the last expiry, is priced by
+       `ChainPrices` and the best are followed, all in one graph, by `levenberg_marquardt` on the
+       residuals $(\text{price}_i(p) - \text{price}_i)/\text{vega}_i$, which are those in volatility
+       to first order.
     2. The best is finished on the volatilities themselves, with `heston_price`.
 
     Args:
         chain: an `OptionChain`.
         weights: $w_i$: `"vega"`, the root of Black's vega; `"spread"`, one over the spread of bid
             and ask volatility, which the chain must have; `"equal"`.
-        feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The fourth coordinate is then
-            $\log(\xi/\sqrt{2\kappa\theta})$ in $[\log 10^{-4}, 0]$ instead of $\log\xi$ within its
-            bounds, and `xi` is at its bound on the boundary.
+        feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The bounds of $\xi$ are then
+            $10^{-4}\sqrt{2\kappa\theta}$ and $\sqrt{2\kappa\theta}$.
 
     Returns:
         `Calibration`.
@@ -118,11 +110,8 @@ def calibrate(chain, weights="vega", feller=False):
             although the weights are to come from them.
         RuntimeError: if the fit does not come to rest, with the reason.
 
-    References:
-        - Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
-          volatility model (2017).
-        - Andersen and Piterbarg, Interest rate modeling (2010), section 8.4, for Black's model as
-          the control variate.
+    Reference: Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
+    volatility model (2017).
 
     >>> truth = Heston(1.0, v0=0.04, kappa=2.0, theta=0.06, xi=0.5, rho=-0.6)
     >>> strike, maturity = np.linspace(0.8, 1.2, 9), np.repeat([0.1, 0.5, 1.0], 9)
@@ -132,16 +121,16 @@ def calibrate(chain, weights="vega", feller=False):
     >>> chain = OptionChain(spot=1.0, maturity=maturity, strike=strike, forward=np.ones(27),
     ...                     discount=np.ones(27), volatility=volatility, spread=np.zeros(27))
     >>> fit = calibrate(chain)
-    >>> print(f"kappa {fit.market.kappa:.6f}, xi {fit.market.xi:.6f}, RMSE {fit.rmse:.0e}")
-    kappa 2.000000, xi 0.500000, RMSE ...
+    >>> print(f"kappa {fit.market.kappa:.5f}, xi {fit.market.xi:.5f}, RMSE {fit.rmse:.5f}")
+    kappa 2.00000, xi 0.50000, RMSE 0.00000
     """
     if weights not in WEIGHTS:
         raise ValueError(f"Expected `weights` to be one of {WEIGHTS}. Received: {weights!r}")
     if len(chain) < len(PARAMETERS):
         raise ValueError(f"Expected 5 quotes or more for 5 parameters. Received: {len(chain)}")
     weight = _weights(chain, weights)
-    box = [tf.constant(bound) for bound in _box(feller)]
-    starts = tf.clip_by_value(_starts(chain, feller), *box)
+    box = coordinate_bounds(feller)
+    starts = tf.clip_by_value(coordinates_of(starting_points(chain), feller), *box)
     vega = np.maximum(chain.vega, _LEAST_VEGA)
     quotes = (chain.log_moneyness, chain.maturity, chain.volatility, vega, weight)
     quotes = [tf.constant(x) for x in quotes]
@@ -151,7 +140,7 @@ def calibrate(chain, weights="vega", feller=False):
         raise RuntimeError("The fit failed: a quote has no implied volatility in the model")
     if not last.at_rest[0]:
         raise RuntimeError(f"The fit failed: no minimum after {int(last.num_steps)} steps")
-    parameters = _parameters(last.x, feller)[0].numpy()
+    parameters = parameters_at(last.x, feller)[0].numpy()
     at_bound = tf.reduce_any(tf.abs(last.x - box) < 1e-6, axis=0)
     return Calibration(
         market=Heston(chain.spot, *map(float, parameters), *_carry(chain)),
@@ -173,41 +162,18 @@ def _weights(chain, weights):
     return weight / np.linalg.norm(weight)
 
 
-def _box(feller):
-    low, high = np.array(list(BOUNDS.values())).T
-    low, high = np.append(np.log(low[:4]), low[4]), np.append(np.log(high[:4]), high[4])
-    if feller:
-        low[3], high[3] = math.log(1e-4), 0.0
-    return low, high
+def starting_points(chain):
+    """Parameters to start from: the grid, with the variances at the money of the chain's ends.
 
+    Args:
+        chain: an `OptionChain`.
 
-def _parameters(x, feller):
-    """Parameters `[num_starts, 5]` at the coordinates `x`."""
-    v0, kappa, theta, xi, rho = tf.unstack(x, axis=-1)
-    if feller:
-        xi = xi + 0.5 * (math.log(2.0) + kappa + theta)
-    return tf.stack([*map(tf.exp, (v0, kappa, theta, xi)), rho], axis=-1)
-
-
-def _by_coordinates(jacobian, parameters, feller):
-    """The Jacobian by the coordinates, from that by the parameters, `[num_starts, n, 5]`."""
-    d_v0, d_kappa, d_theta, d_xi, d_rho = tf.unstack(jacobian, axis=-1)
-    v0, kappa, theta, xi, _ = tf.unstack(parameters[:, tf.newaxis], axis=-1)
-    d_xi = d_xi * xi
-    shared = 0.5 * d_xi if feller else tf.zeros_like(d_xi)
-    columns = [d_v0 * v0, d_kappa * kappa + shared, d_theta * theta + shared, d_xi, d_rho]
-    return tf.stack(columns, axis=-1)
-
-
-def _starts(chain, feller):
-    """Coordinates `[num_starts, 5]`: the grid, with the variances of the ends of the chain."""
+    Returns:
+        float64 array `[num_starts, 5]`.
+    """
     _, at_the_money = chain.at_the_money
     v0, theta = at_the_money[0] ** 2, at_the_money[-1] ** 2
-    starts = np.array([(v0, kappa, theta, xi, rho) for kappa, xi, rho in _STARTS])
-    if feller:
-        starts[:, 3] = np.minimum(starts[:, 3] / np.sqrt(2.0 * starts[:, 1] * theta), 1.0)
-    starts[:, :4] = np.log(starts[:, :4])
-    return starts
+    return np.array([(v0, kappa, theta, xi, rho) for kappa, xi, rho in _STARTS])
 
 
 def _carry(chain):
@@ -226,14 +192,14 @@ def _search(prices, quotes, starts, low, high, feller):
     scale = weight / vega
 
     def residuals(x):
-        parameters = _parameters(x, feller)
+        parameters = parameters_at(x, feller)
         error, jacobian = prices.errors_and_jacobian(parameters)
-        jacobian = _by_coordinates(jacobian, parameters, feller)
+        jacobian = by_coordinates(jacobian, parameters, feller)
         return scale * error, scale[:, tf.newaxis] * jacobian
 
-    cost = tf.reduce_sum((scale * prices.errors(_parameters(starts, feller))) ** 2, axis=-1)
+    cost = tf.reduce_sum((scale * prices.errors(parameters_at(starts, feller))) ** 2, axis=-1)
     cost = tf.where(tf.math.is_finite(cost), cost, math.inf * tf.ones_like(cost))
-    starts = tf.gather(starts, tf.math.top_k(-cost, _NUM_FOLLOWED).indices)
+    starts = tf.gather(starts, tf.math.top_k(-cost, NUM_FOLLOWED).indices)
     minima = levenberg_marquardt(residuals, tf.size(vega), starts, low, high, step_tolerance=1e-2)
     return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
 
@@ -245,7 +211,7 @@ def _finish(quotes, start, low, high, feller):
     strike, is_call = tf.exp(k), k >= 0
 
     def residuals(x):
-        parameters = _parameters(x, feller)
+        parameters = parameters_at(x, feller)
         each = [
             tf.broadcast_to(p[:, tf.newaxis], [tf.shape(x)[0], tf.size(k)])
             for p in tf.unstack(parameters, axis=-1)
@@ -259,7 +225,7 @@ def _finish(quotes, start, low, high, feller):
         volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
         # Where the model's price underflows its volatility is 0, and has no derivative.
         scale = tf.math.divide_no_nan(weight, _vega(k, maturity, volatility))
-        jacobian = scale[..., tf.newaxis] * _by_coordinates(slopes, parameters, feller)
+        jacobian = scale[..., tf.newaxis] * by_coordinates(slopes, parameters, feller)
         return weight * (volatility - market), jacobian
 
     return levenberg_marquardt(residuals, tf.size(k), start, low, high, step_tolerance=1e-6)

@@ -3,13 +3,31 @@
 import csv
 import dataclasses
 import io
+import json
 import warnings
 
 from tfhedge.evaluation import figures
-from tfhedge.market.calibration import PARAMETERS, calibrate
+from tfhedge.market.calibration import calibrate
 from tfhedge.market.reading import read_chain
 from tfhedge.training.callbacks import write_text
 from tfhedge.workflow.run import make_folder
+
+MARKET_FILE = "heston.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationConfig:
+    """The settings of `tfhedge calibrate`.
+
+    Args:
+        chain: The file, a string.
+        weights: As for `calibrate`.
+        feller: Likewise.
+    """
+
+    chain: str
+    weights: str
+    feller: bool
 
 
 def load(path):
@@ -30,17 +48,17 @@ def load(path):
     return chain, [str(warning.message) for warning in caught]
 
 
-def run(chain, weights, feller, folder):
+def run(chain, config, folder):
     """Fits a chain and leaves everything about the fit in a folder.
 
-    The folder, which must be empty, receives `rejected.csv` with the rows that are no sound quotes,
-    `heston.json` with the arguments of `Heston`, `report.txt` and `smiles.png`.
+    The folder receives `config.json`, `rejected.csv` with the rows that are no sound quotes,
+    `heston.json` with the arguments of `Heston`, which `tfhedge train --market` reads, `report.txt`
+    and `smiles.png`. After a failure it is not made.
 
     Args:
         chain: An `OptionChain`.
-        weights: As for `calibrate`.
-        feller: Likewise.
-        folder: A `pathlib.Path`.
+        config: A `CalibrationConfig`.
+        folder: A `pathlib.Path`, new or empty.
 
     Returns:
         The `Calibration`.
@@ -50,23 +68,13 @@ def run(chain, weights, feller, folder):
         RuntimeError: If the fit fails.
         OSError: If the folder cannot be written to.
     """
-    make_folder(folder)
+    calibration = calibrate(chain, config.weights, config.feller)
+    make_folder(folder, config)
     rejected = io.StringIO()
     csv.writer(rejected, lineterminator="\n").writerows([("row", "reason"), *chain.rejected])
     write_text(folder / "rejected.csv", rejected.getvalue())
-    calibration = calibrate(chain, weights, feller)
-    write_json(folder / "heston.json", dataclasses.asdict(calibration.market))
     write_text(folder / "report.txt", f"{calibration}\n")
     figures.smiles(calibration).savefig(folder / "smiles.png", dpi=150)
+    market = dataclasses.asdict(calibration.market)
+    write_text(folder / MARKET_FILE, json.dumps(market, indent=2) + "\n")
     return calibration
-
-
-def train_command(market):
-    """The command that trains on a market, in units of its spot and without its drift.
-
-    >>> from tfhedge.market.heston import Heston
-    >>> train_command(Heston(100.0, v0=0.04, kappa=2.0, theta=0.06, xi=0.5, rho=-0.6))
-    'tfhedge train --v0 0.04 --kappa 2 --theta 0.06 --xi 0.5 --rho -0.6'
-    """
-    options = (f"--{name} {getattr(market, name):.8g}" for name in PARAMETERS)
-    return f"tfhedge train {' '.join(options)}"
