@@ -16,8 +16,9 @@ import pytest
 
 from tfhedge import cli
 from tfhedge.market import calibration
+from tfhedge.market.coordinates import PARAMETERS
 from tfhedge.market.heston import Heston
-from tfhedge.workflow.config import PRESETS, RunConfig
+from tfhedge.workflow.config import PRESETS, RunConfig, read_market
 
 SMALL = (
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -219,6 +220,7 @@ def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
     assert "1 not used, expired: row 106" in printed.err
     assert "IV RMSE" in printed.out
     assert {path.name for path in folder.iterdir()} == {
+        "config.json",
         "heston.json",
         "rejected.csv",
         "report.txt",
@@ -227,9 +229,32 @@ def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
     assert (folder / "report.txt").read_text() in printed.out
     assert (folder / "rejected.csv").read_text() == "row,reason\n106,expired\n"
     market = Heston(**json.loads((folder / "heston.json").read_text()))
-    options = printed.out.splitlines()[-1].partition("tfhedge train --")[2].split(" --")
-    for name, value in map(str.split, options):
-        assert float(value) == pytest.approx(getattr(market, name), rel=1e-7)
+    assert printed.out.endswith(f"tfhedge train --market {folder / 'heston.json'}\n")
+    settings, unused = read_market(folder / "heston.json")
+    assert settings == {name: getattr(market, name) for name in PARAMETERS}
+    assert unused == {"rate": market.rate, "dividend_yield": market.dividend_yield}
+    small = [*SMALL, "--steps", "2", "--market", str(folder / "heston.json"), "--xi", "0.5"]
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *small]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {"spot": 1.0, **settings, "xi": 0.5}
+    assert {name: config[name] for name in expected} == expected
+    assert "rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "5", "{}", '{"v0": "a"}', '{"v0": null}', '{"v0": NaN}', "\0"]
+)
+def test_a_market_that_makes_no_sense_ends_with_one_line(content, tmp_path, capsys):
+    path = tmp_path / "heston.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--market", str(path), "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert str(path) in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,9 @@ def test_what_cannot_be_fitted_is_refused():
     few = OptionChain(spot=100.0, **{name: getattr(chain, name)[:4] for name in names})
     with pytest.raises(ValueError, match="5 quotes"):
         calibrate(few)
+    first = {name: getattr(chain, name)[:11] for name in names}
+    with pytest.raises(ValueError, match="2 expiries"):
+        calibrate(OptionChain(spot=100.0, **first))
     quotes = {name: getattr(chain, name) for name in names} | {"spread": np.zeros(len(chain))}
     with pytest.raises(ValueError, match="spread"):
         calibrate(OptionChain(spot=100.0, **quotes), "spread")

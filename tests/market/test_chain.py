@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import sys
 import types
 import warnings
 
@@ -17,6 +18,7 @@ from tfhedge.market.reading import ALIASES, read_chain
 
 NAMES = "date,expiry,strike,type,bid,ask,underlying,forward,discount"
 SOUND = "2022-07-15,2023-07-15,100,C,8.0,8.2,100,101,0.98"
+OTHER = "2022-07-15,2023-07-15,105,C,6.0,6.2,100,101,0.98"
 
 
 def write(tmp_path, *rows, names=NAMES):
@@ -44,14 +46,16 @@ def write(tmp_path, *rows, names=NAMES):
             "2022-07-15,2023-07-15,50,C,8,8.2,100,101,0.98",
             "mid price outside the bounds without arbitrage",
         ),
+        (SOUND.replace("8.0", "7.9"), "the same option again: as in row 2"),
+        ("2022-07-15,2023-07-15,100,P,8,8.2,100,101,0.001", "discount factor out of reason: 0.001"),
         (
-            "2022-07-15,2023-07-15,100,C,8,8.2,100,,0.98",
+            "2022-07-15,2023-07-15,101,C,8,8.2,100,,0.98",
             "no forward: not given, nor 3 pairs of call and put to imply it",
         ),
     ],
 )
 def test_a_bad_row_is_reported_with_its_number_and_reason(row, reason, tmp_path):
-    chain = read_chain(write(tmp_path, SOUND, row, SOUND))
+    chain = read_chain(write(tmp_path, SOUND, row, OTHER))
     assert [tuple(rejected) for rejected in chain.rejected] == [(3, reason)]
     assert len(chain) == 2
     assert reason.partition(":")[0] in chain.rejections()
@@ -67,6 +71,7 @@ def test_a_bad_row_is_reported_with_its_number_and_reason(row, reason, tmp_path)
         ([], NAMES, "none"),
         ([SOUND, SOUND.replace("2022-07-15", "2022-07-16")], NAMES, "one date"),
         ([SOUND.replace("8.0", "0")], NAMES, "zero bid"),
+        ([SOUND.replace(".", ",").replace("8,0", '"8,0"')], NAMES, "none"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(rows, names, message, tmp_path):
@@ -75,7 +80,14 @@ def test_a_file_that_makes_no_sense_is_refused(rows, names, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"\n\n", "empty")]
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (bytes(1000), "columns date"),
+        (b"a" * 200_000, "field limit"),
+    ],
 )
 def test_a_file_that_is_no_table_is_refused(content, message, tmp_path):
     path = tmp_path / "chain.csv"
@@ -96,6 +108,35 @@ def test_columns_have_other_names(name, tmp_path):
         titles = [alias.replace("_", " ").title() if x == name else x for x in known]
         chain = read_chain(write(tmp_path, SOUND + ",0.2,0.22", names=",".join(titles)))
         assert_allclose(chain.volatility, [0.21], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("old", "new"), [(",", ";"), (",", "\t"), ("\n", "\r\n"), ("", "")])
+def test_csv_files_have_dialects(old, new, tmp_path):
+    path = write(tmp_path, SOUND, OTHER)
+    text = path.read_text().replace(old, new) if old else "\ufeff" + path.read_text()
+    path.write_bytes(text.encode())
+    assert read_chain(path).strike.tolist() == [100.0, 105.0]
+
+
+def test_columns_of_volatilities_may_be_empty(tmp_path):
+    path = write(tmp_path, SOUND + ",,", OTHER + ",,", names=NAMES + ",bid_iv,ask_iv")
+    chain = read_chain(path)
+    assert chain.rejected == ()
+    assert (
+        chain.volatility.tolist() == read_chain(write(tmp_path, SOUND, OTHER)).volatility.tolist()
+    )
+
+
+def test_an_underlying_in_another_unit_is_noticed(tmp_path):
+    with pytest.warns(UserWarning, match="far from the first forward"):
+        read_chain(write(tmp_path, SOUND.replace(",100,101", ",1,101")))
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"tfhedge\[parquet\]"):
+        read_chain(tmp_path / "chain.parquet")
 
 
 def test_percent_is_noticed(tmp_path):
@@ -183,7 +224,7 @@ CELL = st.one_of(
 @given(rows=st.lists(st.lists(CELL, max_size=10), max_size=5))
 def test_nonsense_is_reported_and_never_fails(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("nonsense") / "chain.csv"
-    lines = [NAMES, SOUND, *(",".join(row) for row in rows), SOUND]
+    lines = [NAMES, SOUND, *(",".join(row) for row in rows), OTHER]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)

@@ -106,8 +106,8 @@ def calibrate(chain, weights="vega", feller=False):
         `Calibration`.
 
     Raises:
-        ValueError: if `weights` is unknown, the chain has fewer than five quotes, or no spreads
-            although the weights are to come from them.
+        ValueError: if `weights` is unknown, the chain has fewer than five quotes or two expiries,
+            or no spreads although the weights are to come from them.
         RuntimeError: if the fit does not come to rest, with the reason.
 
     Reference: Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
@@ -128,6 +128,11 @@ def calibrate(chain, weights="vega", feller=False):
         raise ValueError(f"Expected `weights` to be one of {WEIGHTS}. Received: {weights!r}")
     if len(chain) < len(PARAMETERS):
         raise ValueError(f"Expected 5 quotes or more for 5 parameters. Received: {len(chain)}")
+    if len(np.unique(chain.maturity)) < 2:
+        raise ValueError(
+            "Expected 2 expiries or more, as one does not tell v0, kappa and theta apart. "
+            f"Received: one, {365 * chain.maturity[0]:.0f} days"
+        )
     weight = _weights(chain, weights)
     box = coordinate_bounds(feller)
     starts = tf.clip_by_value(coordinates_of(starting_points(chain), feller), *box)
@@ -137,7 +142,7 @@ def calibrate(chain, weights="vega", feller=False):
     found = _search(ChainPrices.of(chain), quotes, starts, *box, feller=feller)
     last = _finish(quotes, found, *box, feller=feller)
     if not np.isfinite(last.cost[0]):
-        raise RuntimeError("The fit failed: a quote has no implied volatility in the model")
+        raise RuntimeError("The fit failed: the model cannot price a quote at any start")
     if not last.at_rest[0]:
         raise RuntimeError(f"The fit failed: no minimum after {int(last.num_steps)} steps")
     parameters = parameters_at(last.x, feller)[0].numpy()

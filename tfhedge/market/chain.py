@@ -14,6 +14,8 @@ from tfhedge.market.implied import implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
 _MIN_PAIRS = 3
+# A discount factor above this, or below its inverse, comes of strikes and prices in other units.
+_LARGEST_DISCOUNT = 4.0
 
 # In a graph the answer to an impossible price is NaN, not an error.
 _volatility_or_nan = tf.function(implied_volatility, autograph=False, reduce_retracing=True)
@@ -167,8 +169,10 @@ class OptionChain:
                 "discount": discount,
             }.items()
         }
-        has_iv = bid_iv is not None and ask_iv is not None
         has_prices = bid is not None and ask is not None and is_call is not None
+        has_iv = bid_iv is not None and ask_iv is not None
+        if has_iv and has_prices:  # the columns may be there, and empty
+            has_iv = np.isfinite(table["bid_iv"] + table["ask_iv"]).any()
         if not (has_iv or has_prices):
             raise ValueError(
                 "Expected quotes: bid, ask and is_call, or bid_iv and ask_iv. Received: neither"
@@ -192,6 +196,7 @@ class OptionChain:
         quotes = ("bid_iv", "ask_iv") if has_iv else ("bid", "ask")
         needed = ("maturity", "strike", *quotes, *(() if has_iv else ("is_call",)))
         keep([_fault(values, needed, quotes) for values in _rows(table)])
+        keep(_duplicates(table, row))
         _imply_forwards(table, has_prices)
         if has_iv:
             table["discount"] = np.where(np.isnan(table["discount"]), 1.0, table["discount"])
@@ -293,6 +298,19 @@ def _fault(values, needed, quotes):
     return None
 
 
+def _duplicates(table, row):
+    """Which rows quote an option again; of several quotes the first is used."""
+    kind = np.nan_to_num(table["is_call"], nan=-1.0)
+    options = list(zip(table["maturity"], table["strike"], kind, strict=True))
+    first = {}
+    for number, option in zip(row, options, strict=True):
+        first.setdefault(option, number)
+    return [
+        None if first[option] == number else f"the same option again: as in row {first[option]}"
+        for number, option in zip(row, options, strict=True)
+    ]
+
+
 def _forward_fault(values):
     """What is wrong with a row's forward and discount factor; None if nothing is."""
     for name in ("forward", "discount"):
@@ -300,6 +318,8 @@ def _forward_fault(values):
             return f"no {name}: not given, nor {_MIN_PAIRS} pairs of call and put to imply it"
         if not 0 < values[name] < math.inf:
             return f"{name} is not positive and finite: {float(values[name])}"
+    if not 1.0 / _LARGEST_DISCOUNT < values["discount"] < _LARGEST_DISCOUNT:
+        return f"discount factor out of reason: {float(values['discount']):.4g}"
     return None
 
 

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import math
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -27,12 +28,17 @@ ALIASES = {
 _NAMES = {alias: name for name, aliases in ALIASES.items() for alias in aliases.split(", ")}
 _TYPES = {"c": 1.0, "call": 1.0, "p": 0.0, "put": 0.0}
 _DAYS_PER_YEAR = 365.0
+_DELIMITERS = ",;\t"
 # The median of volatilities above 300 % is taken to be in percent.
 _LARGEST_MEDIAN = 3.0
+# Logarithm of the first forward over the spot beyond which one of them must be wrong.
+_LARGEST_CARRY = 0.3
 
 
 def read_chain(path):
     r"""Reads a chain of options, one quote in a row, from a CSV or a Parquet file.
+
+    A CSV file is in UTF-8, its cells parted by commas, semicolons or tabs, with decimal points.
 
     Columns are known by name, whatever the case, with blanks, dots and dashes as underscores:
 
@@ -56,7 +62,7 @@ def read_chain(path):
 
     Warns:
         UserWarning: if the volatilities are in percent (they are divided by 100), or the
-            price of the underlying is not given.
+            price of the underlying is not given, or far from the forward.
 
     Raises:
         ValueError: if the file cannot be understood as a whole.
@@ -98,14 +104,24 @@ def read_chain(path):
         raise ValueError(f"Expected quotes of one date. Received: {len(set(dates))} ({found}, ...)")
     quotes = {name: np.array([quote[name] for quote in kept]) for name in kept[0]}
     _from_percent(quotes)
-    return OptionChain.from_quotes(**quotes, spot=_spot(spots), row=row, rejected=rejected)
+    chain = OptionChain.from_quotes(**quotes, spot=_spot(spots), row=row, rejected=rejected)
+    forward = chain.forward[np.argmin(chain.maturity)]
+    if abs(math.log(forward / chain.spot)) > _LARGEST_CARRY:
+        warnings.warn(
+            f"the underlying, {chain.spot:g}, is far from the first forward, {forward:g}",
+            stacklevel=2,
+        )
+    return chain
 
 
 def _read_csv(path):
     """The names and an iterator over the rows, which leaves out empty lines at the end."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
+            first = file.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            file.seek(0)
+            lines = list(csv.reader(file, delimiter=delimiter))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"Expected a CSV file in UTF-8. Received: {path.name}, {error}") from error
     while lines and not any(lines[-1]):
@@ -119,7 +135,7 @@ def _read_parquet(path):
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install pyarrow") from error
+        raise ImportError("Parquet files need pyarrow: pip install 'tfhedge[parquet]'") from error
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
@@ -143,7 +159,8 @@ def _columns(header):
     if {"bid_iv", "ask_iv"} - columns.keys() and {"bid", "ask", "type"} - columns.keys():
         missing.append("bid_iv and ask_iv (or bid, ask and type)")
     if missing:
-        raise ValueError(f"Expected columns {', '.join(missing)}. Received: {', '.join(header)}")
+        found = textwrap.shorten(ascii(", ".join(map(str, header))), 200)
+        raise ValueError(f"Expected columns {', '.join(missing)}. Received: {found}")
     return columns
 
 
