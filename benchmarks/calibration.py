@@ -25,8 +25,9 @@ import QuantLib as ql
 from stochvolmodels.data.sample_option_chains import get_spy_test_chain_data
 from stochvolmodels.pricers.heston_pricer import HestonPricer
 
-from tfhedge.market.calibration import PARAMETERS, calibrate
+from tfhedge.market.calibration import calibrate
 from tfhedge.market.chain import OptionChain
+from tfhedge.market.coordinates import PARAMETERS
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.implied import implied_volatility
 from tfhedge.market.reading import read_chain

@@ -140,6 +140,14 @@ def test_no_worse_than_quantlib_on_the_dax():
     assert np.sum((100.0 * (fit.volatility - fit.chain.volatility)) ** 2) <= 177.24
 
 
+def test_fits_with_large_residuals_come_to_rest():
+    """Feller's condition contradicts the gold options' smile; 0.01240900 is the least found."""
+    data = pytest.importorskip("stochvolmodels.data.sample_option_chains")
+    chain = OptionChain.from_stochvolmodels(data.get_gld_test_chain_data())
+    fit = calibrate(chain, "equal", feller=True)
+    assert fit.rmse == pytest.approx(0.01240900, rel=1e-6)
+
+
 def test_the_benchmark_was_won():
     results = json.loads((BENCHMARKS / "results" / "calibration.json").read_text())
     for chain in ("spy", "dax"):

@@ -66,7 +66,7 @@ class Calibration:
     def __str__(self):
         flagged = {name: " (at its bound)" for name in self.at_bound}
         parameters = [
-            f"{name:<6}{getattr(self.market, name):>12.6f}{flagged.get(name, '')}"
+            f"{name:<6}{getattr(self.market, name):>12.5g}{flagged.get(name, '')}"
             for name in PARAMETERS
         ]
         head = f"\n{'days':>6}{'quotes':>8}{'IV RMSE':>10}"
