@@ -18,7 +18,7 @@ from tfhedge.market.coordinates import (
 )
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
-from tfhedge.market.implied import implied_volatility
+from tfhedge.market.implied import black_price, implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt
 
 WEIGHTS = ("vega", "spread", "equal")
@@ -93,7 +93,8 @@ def calibrate(chain, weights="vega", feller=False):
        `ChainPrices` and the best are followed, all in one graph, by `levenberg_marquardt` on the
        residuals $(\text{price}_i(p) - \text{price}_i)/\text{vega}_i$, which are those in volatility
        to first order.
-    2. The best is finished on the volatilities themselves, with `heston_price`.
+    2. The best is followed on to the minimum in volatility itself, first with the same prices, as
+       they are fast, then with `heston_price`, which is precise far out of the money too.
 
     Args:
         chain: an `OptionChain`.
@@ -192,21 +193,38 @@ def _carry(chain):
 
 @tf.function(autograph=False, reduce_retracing=True)
 def _search(prices, quotes, starts, low, high, feller):
-    """The best minimum in units of price that the quadrature finds from the starts, `[1, 5]`."""
-    vega, weight = quotes[3:]
-    scale = weight / vega
+    """The best minimum that the quadrature finds from the starts, `[1, 5]`."""
+    k, maturity, market, vega, weight = quotes
+    quoted = black_price(market, 1.0, tf.exp(k), maturity, k >= 0)
 
-    def residuals(x):
+    def errors_and_jacobian(x):
         parameters = parameters_at(x, feller)
-        error, jacobian = prices.errors_and_jacobian(parameters)
-        jacobian = by_coordinates(jacobian, parameters, feller)
-        return scale * error, scale[:, tf.newaxis] * jacobian
+        errors, jacobian = prices.errors_and_jacobian(parameters)
+        return errors, by_coordinates(jacobian, parameters, feller)
 
-    cost = tf.reduce_sum((scale * prices.errors(parameters_at(starts, feller))) ** 2, axis=-1)
-    cost = tf.where(tf.math.is_finite(cost), cost, math.inf * tf.ones_like(cost))
-    starts = tf.gather(starts, tf.math.top_k(-cost, NUM_FOLLOWED).indices)
-    minima = levenberg_marquardt(residuals, tf.size(vega), starts, low, high, step_tolerance=1e-2)
-    return tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
+    def in_price(x):
+        errors, jacobian = errors_and_jacobian(x)
+        scale = weight / vega
+        return scale * errors, scale[:, tf.newaxis] * jacobian
+
+    def in_volatility(x):
+        errors, jacobian = errors_and_jacobian(x)
+        volatility = implied_volatility(quoted + errors, 1.0, tf.exp(k), maturity, k >= 0)
+        # Where the quadrature's price is lost in its error, it stays with that in price.
+        told = (volatility > 0) & (vega > _LEAST_VEGA)
+        volatility = tf.where(told, volatility, market)
+        scale = weight / tf.where(told, _vega(k, maturity, volatility), vega)
+        residuals = tf.where(told, weight * (volatility - market), scale * errors)
+        return residuals, scale[..., tf.newaxis] * jacobian
+
+    costs = tf.reduce_sum((weight / vega * prices.errors(parameters_at(starts, feller))) ** 2, -1)
+    costs = tf.where(tf.math.is_finite(costs), costs, math.inf * tf.ones_like(costs))
+    starts = tf.gather(starts, tf.math.top_k(-costs, NUM_FOLLOWED).indices)
+    minima = levenberg_marquardt(in_price, tf.size(k), starts, low, high, step_tolerance=1e-2)
+    best = tf.gather(minima.x, tf.argmin(minima.cost)[tf.newaxis])
+    return levenberg_marquardt(
+        in_volatility, tf.size(k), best, low, high, max_steps=20, step_tolerance=1e-4
+    ).x
 
 
 @tf.function(autograph=False, reduce_retracing=True)
