@@ -40,7 +40,18 @@ TABLE = {
     ],
     "tfhedge.market.premiums": ["tfhedge.market.fourier"],
     "tfhedge.market.implied": ["tfhedge.checks", "tfhedge.numerics"],
-    "tfhedge.market.calibration": ["tfhedge.market.heston", "tfhedge.market.implied"],
+    "tfhedge.market.chain": ["tfhedge.checks", "tfhedge.market.implied"],
+    "tfhedge.market.reading": ["tfhedge.market.chain"],
+    "tfhedge.market.least_squares": [],
+    "tfhedge.market.chain_prices": ["tfhedge.market.affine", "tfhedge.market.implied"],
+    "tfhedge.market.coordinates": [],
+    "tfhedge.market.calibration": [
+        "tfhedge.market.chain",
+        "tfhedge.market.coordinates",
+        "tfhedge.market.chain_prices",
+        "tfhedge.market.heston",
+        "tfhedge.market.least_squares",
+    ],
     "tfhedge.hedging": [],  # only its __init__
     "tfhedge.hedging.claims": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.hedging.instruments": ["tfhedge.checks", "tfhedge.market.premiums"],
@@ -56,9 +67,14 @@ TABLE = {
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
     "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature"],
     "tfhedge.serving": ["tfhedge.policy"],
-    "tfhedge": ["tfhedge.training", "tfhedge.serving"],  # its __init__, the public names
+    "tfhedge": [  # its __init__, the public names
+        "tfhedge.training",
+        "tfhedge.serving",
+        "tfhedge.market.calibration",
+        "tfhedge.market.reading",
+    ],
     "tfhedge.workflow": ["tfhedge"],
-    "tfhedge.cli": ["tfhedge.workflow", "tfhedge.market.calibration"],
+    "tfhedge.cli": ["tfhedge.workflow"],
 }
 
 

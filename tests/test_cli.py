@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfhedge import cli
-from tfhedge.workflow.config import PRESETS, RunConfig
+from tfhedge.market import calibration
+from tfhedge.market.coordinates import PARAMETERS
+from tfhedge.market.heston import Heston
+from tfhedge.workflow.config import PRESETS, RunConfig, read_market
 
 SMALL = (
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -217,3 +221,80 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
     assert 0 < summary["steps"] < 99999
     assert np.isfinite(summary["loss"])
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+def test_calibrate_offers_the_weights_there_are():
+    assert cli.WEIGHTS == calibration.WEIGHTS
+
+
+def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
+    chain = Path(__file__).parents[1] / "benchmarks" / "data" / "dax_2002-07-05.csv"
+    bad = tmp_path / "chain.csv"
+    bad.write_text(chain.read_text() + "2002-07-05,2002-07-01,5000,0.2,0.2,4468,4468,1\n")
+    folder = tmp_path / "fit"
+    assert cli.main(["calibrate", str(bad), "--out", str(folder), "--weights", "equal"]) == 0
+    printed = capsys.readouterr()
+    assert "1 not used, expired: row 106" in printed.err
+    assert "IV RMSE" in printed.out
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "heston.json",
+        "rejected.csv",
+        "report.txt",
+        "smiles.png",
+    }
+    assert (folder / "report.txt").read_text() in printed.out
+    assert (folder / "rejected.csv").read_text() == "row,reason\n106,expired\n"
+    market = Heston(**json.loads((folder / "heston.json").read_text()))
+    assert printed.out.endswith(f"tfhedge train --market {folder / 'heston.json'}\n")
+    settings, unused = read_market(folder / "heston.json")
+    assert settings == {name: getattr(market, name) for name in PARAMETERS}
+    assert unused == {"rate": market.rate, "dividend_yield": market.dividend_yield}
+    small = [*SMALL, "--steps", "2", "--market", str(folder / "heston.json"), "--xi", "0.5"]
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *small]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {"spot": 1.0, **settings, "xi": 0.5}
+    assert {name: config[name] for name in expected} == expected
+    assert "rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "5", "{}", '{"v0": "a"}', '{"v0": null}', '{"v0": NaN}', "\0"]
+)
+def test_a_market_that_makes_no_sense_ends_with_one_line(content, tmp_path, capsys):
+    path = tmp_path / "heston.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--market", str(path), "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert str(path) in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "complaint"),
+    [
+        (None, [], "No such file"),
+        ("nonsense", [], "columns date"),
+        ("date,expiry,strike,bid_iv,ask_iv\n2022-01-01,2022-02-01,1,0.2,0.2", [], "no forward"),
+        ("", ["--weights", "volume"], "--weights"),
+        ("", ["--feler"], "--feler"),
+        ("", [], "empty"),
+    ],
+)
+def test_a_chain_that_makes_no_sense_ends_with_one_line(
+    content, options, complaint, tmp_path, capsys
+):
+    path = tmp_path / "chain.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["calibrate", str(path), "--out", str(tmp_path / "fit"), *options])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert complaint in error
+    assert not (tmp_path / "fit").exists()

@@ -86,7 +86,8 @@ def relative_links(markdown):
 
 
 def test_readme_runs_and_prints_what_it_shows(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # examples may write files
+    monkeypatch.chdir(tmp_path)  # examples may write files, and read those of the benchmarks
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     found = list(examples(README.read_text()))
     assert found, "the README has no python block"
     namespace = {"__name__": "__main__"}

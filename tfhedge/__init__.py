@@ -15,7 +15,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
     from tfhedge.hedging.objectives import MeanVariance as MeanVariance
     from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
+    from tfhedge.market.calibration import calibrate as calibrate
+    from tfhedge.market.chain import OptionChain as OptionChain
     from tfhedge.market.heston import Heston as Heston
+    from tfhedge.market.reading import read_chain as read_chain
     from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
     from tfhedge.serving.export import export as export
     from tfhedge.training.hedger import DeepHedger as DeepHedger
@@ -29,8 +32,11 @@ _HOMES = {
     "HedgingProblem": "tfhedge.hedging.problem",
     "Heston": "tfhedge.market.heston",
     "MeanVariance": "tfhedge.hedging.objectives",
+    "OptionChain": "tfhedge.market.chain",
     "RecurrentPolicy": "tfhedge.policy.rollout",
+    "calibrate": "tfhedge.market.calibration",
     "export": "tfhedge.serving.export",
+    "read_chain": "tfhedge.market.reading",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -6,14 +6,18 @@ import importlib
 import importlib.metadata
 import itertools
 import os
+import shlex
 import sys
 import time
 import typing
 from pathlib import Path
 
-from tfhedge.workflow.config import PRESETS, RunConfig
+from tfhedge.workflow.config import PRESETS, RunConfig, read_market
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
+
+# Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
+WEIGHTS = ("vega", "spread", "equal")
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +43,7 @@ def main(arguments=None):
     parser.add_argument("--version", action="version", version=f"tfhedge {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_train(commands)
+    add_calibrate(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -58,6 +63,12 @@ def add_train(commands):
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
     )
+    parser.add_argument(
+        "--market",
+        type=Path,
+        metavar="FILE",
+        help="heston.json of `tfhedge calibrate`: the market, per unit of its spot",
+    )
     fields = dataclasses.fields(RunConfig)
     for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
         options = parser.add_argument_group(heading)
@@ -72,6 +83,36 @@ def add_train(commands):
                 metavar=None if choices else kind.__name__.upper(),
                 help=field.metadata["help"] + default_text(field.name),
             )
+
+
+def add_calibrate(commands):
+    """Adds `tfhedge calibrate`."""
+    summary = "fit the Heston market to a chain of quoted options"
+    parser = commands.add_parser(
+        "calibrate", help=summary, description=summary.capitalize() + ", and report the fit."
+    )
+    parser.set_defaults(run=lambda options: calibrate(parser, options))
+    parser.add_argument(
+        "chain",
+        type=Path,
+        metavar="CHAIN",
+        help="CSV or Parquet file, one quote in a row: date, expiry, strike, type, bid and ask or "
+        "bid_iv and ask_iv, underlying, forward, discount",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="new folder (default: runs/calibration-TIME)"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="vega",
+        help="weights of the errors in implied volatility (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--feller",
+        action="store_true",
+        help="keep 2 kappa theta >= xi^2 (default: the variance may reach zero)",
+    )
 
 
 def default_text(name):
@@ -120,6 +161,11 @@ def train(parser, options):
     folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
     set_up_tensorflow()
     try:
+        if options.market:
+            market, unused = read_market(options.market)
+            settings = market | settings
+            for name, value in unused.items():
+                print(f"{options.market}: {name} {value:g} is not used", file=sys.stderr)
         config = dataclasses.replace(PRESETS[options.preset], **settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
@@ -136,6 +182,27 @@ def train(parser, options):
         return 1
     print(f"\n{report}\n\n{done}")
     return 130 if summary["stopped_by"] == "interrupted" else 0
+
+
+def calibrate(parser, options):
+    """Runs `tfhedge calibrate` and returns its exit status."""
+    folder = options.out or Path("runs", f"calibration-{time.strftime('%Y%m%d-%H%M%S')}")
+    set_up_tensorflow()
+    try:
+        calibration = import_quietly("tfhedge.workflow.calibration")
+        chain, notes = calibration.load(options.chain)
+        for note in filter(None, (*notes, chain.rejections())):
+            print(note, file=sys.stderr)
+        config = calibration.CalibrationConfig(str(options.chain), options.weights, options.feller)
+        fit = calibration.run(chain, config, folder)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    command = f"tfhedge train --market {shlex.quote(str(folder / calibration.MARKET_FILE))}"
+    print(f"{fit}\n\n{folder}\nTo hedge in this market: {command}")
+    return 0
 
 
 if __name__ == "__main__":

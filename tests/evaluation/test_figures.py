@@ -8,6 +8,9 @@ from numpy.testing import assert_allclose
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import HedgeReport, HedgeStatistics
 from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.market.calibration import Calibration
+from tfhedge.market.chain import OptionChain
+from tfhedge.market.heston import Heston
 
 STDS = {"no hedge": 0.02, "learned, without its options": 0.012, "learned": 0.006}
 
@@ -50,3 +53,29 @@ def test_pnl_histogram(num_paths, tmp_path):
     assert legend == [
         f"{name}: standard deviation {row.std:.4f}" for name, row in data.statistics.items()
     ]
+
+
+@pytest.mark.parametrize("num_expiries", [1, 3])
+def test_smiles(num_expiries, tmp_path):
+    maturity = np.repeat(np.arange(1.0, num_expiries + 1.0), 3)
+    ones = np.ones(3 * num_expiries)
+    chain = OptionChain(
+        spot=1.0,
+        maturity=maturity,
+        strike=np.tile([1.1, 0.9, 1.0], num_expiries),
+        forward=ones,
+        discount=ones,
+        volatility=0.2 * ones,
+        spread=0.01 * ones,
+    )
+    market = Heston(1.0, 0.04, 1.0, 0.04, 0.1, -0.5)
+    calibration = Calibration(market=market, chain=chain, volatility=0.21 * ones, at_bound=())
+    figure = figures.smiles(calibration)
+    figure.savefig(tmp_path / "figure.png")
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == num_expiries
+    for years, axes in enumerate(panels, start=1):
+        assert axes.get_title() == f"{365 * years} days, RMSE 1.00 %"
+        model = axes.lines[-1]
+        assert_allclose(model.get_xdata(), np.log([0.9, 1.0, 1.1]))
+        assert_allclose(model.get_ydata(), 21.0)

@@ -1,5 +1,7 @@
 """Statistics as figures."""
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
@@ -57,4 +59,45 @@ def pnl_histogram(report):
         axes.hist(pnl, bins, density=True, histtype="step", color=color)
     axes.set_ylim(bottom=0.5 / (len(pnl) * (bins[1] - bins[0])))
     axes.legend(fontsize="small")
+    return figure
+
+
+def smiles(calibration):
+    """Implied volatilities of market and model by log-moneyness, a panel for each expiry.
+
+    Args:
+        calibration: A `Calibration`.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    chain = calibration.chain
+    maturities = np.unique(chain.maturity)
+    num_columns = math.ceil(math.sqrt(len(maturities)))
+    num_rows = math.ceil(len(maturities) / num_columns)
+    figure = Figure(figsize=(1.6 + 3.0 * num_columns, 1.0 + 2.2 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, maturity in zip(panels, maturities, strict=False):
+        (here,) = np.nonzero(chain.maturity == maturity)
+        here = here[np.argsort(chain.strike[here], kind="stable")]
+        k, percent = chain.log_moneyness[here], 100.0 * chain.volatility[here]
+        axes.errorbar(
+            k,
+            percent,
+            yerr=50.0 * chain.spread[here],
+            fmt=".",
+            markersize=3,
+            elinewidth=0.8,
+            color=_COLORS[0],
+            label="market, bid to ask",
+        )
+        axes.plot(k, 100.0 * calibration.volatility[here], color=_COLORS[2], label="model")
+        rmse = 100.0 * calibration.rmse_by_expiry[float(maturity)]
+        axes.set_title(f"{365 * maturity:.0f} days, RMSE {rmse:.2f} %", fontsize="small")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(maturities) :]:
+        axes.set_axis_off()
+    panels[0].legend(fontsize="small")
+    figure.supxlabel("log of strike over forward", fontsize="small")
+    figure.supylabel("implied volatility, %", fontsize="small")
     return figure

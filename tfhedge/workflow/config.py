@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that the command line can explain itself at o
 """
 
 import dataclasses
+import json
 import math
 
 from tfhedge import checks
@@ -106,3 +107,29 @@ PRESETS = {
     "paper": RunConfig(),
     "demo": RunConfig(steps=60, batch_size=1024, validation_paths=4096, test_paths=20_000),
 }
+
+
+def read_market(path):
+    """Reads the market that `tfhedge calibrate` wrote, to train in it per unit of its spot.
+
+    Args:
+        path: A JSON file with the arguments of `Heston`, a `pathlib.Path`.
+
+    Returns:
+        Settings for a `RunConfig`, and those numbers of the file, other than 0, that have none.
+
+    Raises:
+        ValueError: If the file holds something else.
+        OSError: If it cannot be read.
+    """
+    fields = dataclasses.fields(RunConfig)
+    names = [x.name for x in fields if x.metadata["group"] == MARKET and x.name != "spot"]
+    try:
+        market = json.loads(path.read_text(encoding="utf-8"))
+        settings = {name: checks.finite(name, market.pop(name)) for name in names}
+        market.pop("spot", None)
+        unused = {name: checks.finite(name, value) for name, value in market.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = f"Expected a JSON object with {', '.join(names)}"
+        raise ValueError(f"{expected}. Received: {path}, {error}") from error
+    return settings, {name: value for name, value in unused.items() if value}
