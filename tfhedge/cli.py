@@ -67,7 +67,7 @@ def add_train(commands):
         "--market",
         type=Path,
         metavar="FILE",
-        help="heston.json of `tfhedge calibrate`: the market, per unit of its spot",
+        help="heston.json of `tfhedge calibrate`: the market",
     )
     fields = dataclasses.fields(RunConfig)
     for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
@@ -162,10 +162,7 @@ def train(parser, options):
     set_up_tensorflow()
     try:
         if options.market:
-            market, unused = read_market(options.market)
-            settings = market | settings
-            for name, value in unused.items():
-                print(f"{options.market}: {name} {value:g} is not used", file=sys.stderr)
+            settings = read_market(options.market) | settings
         config = dataclasses.replace(PRESETS[options.preset], **settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)

@@ -67,6 +67,8 @@ class RunConfig:
     theta: float = _setting(MARKET, 0.0625, "long-run variance")
     xi: float = _setting(MARKET, 1.0, "volatility of variance")
     rho: float = _setting(MARKET, -0.7, "correlation of spot and variance")
+    rate: float = _setting(MARKET, 0.0, "interest rate, continuously compounded")
+    dividend_yield: float = _setting(MARKET, 0.0, "dividend yield, likewise")
     num_steps: int = _setting(CLAIM, 240, "maturity T of the cliquet in time steps")
     period: int = _setting(CLAIM, 20, "time steps between its resets")
     cap: float = _setting(CLAIM, 0.015, "cap on the return of a period")
@@ -74,8 +76,8 @@ class RunConfig:
     grid: str = _setting(
         CLAIM,
         "floating",
-        "options traded: floating, those of the paper; fixed, contracts that expire at quarters of "
-        "the maturity, in view of the holdings",
+        "options traded: floating, those of the paper; fixed, contracts that expire at a quarter, "
+        "half, three quarters and the end, and the policy sees its holdings",
         GRIDS,
     )
     spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
@@ -110,26 +112,24 @@ PRESETS = {
 
 
 def read_market(path):
-    """Reads the market that `tfhedge calibrate` wrote, to train in it per unit of its spot.
+    """Reads the market that `tfhedge calibrate` wrote.
 
     Args:
         path: A JSON file with the arguments of `Heston`, a `pathlib.Path`.
 
     Returns:
-        Settings for a `RunConfig`, and those numbers of the file, other than 0, that have none.
+        The market's settings for a `RunConfig`, a dictionary.
 
     Raises:
         ValueError: If the file holds something else.
         OSError: If it cannot be read.
     """
-    fields = dataclasses.fields(RunConfig)
-    names = [x.name for x in fields if x.metadata["group"] == MARKET and x.name != "spot"]
+    names = [x.name for x in dataclasses.fields(RunConfig) if x.metadata["group"] == MARKET]
     try:
         market = json.loads(path.read_text(encoding="utf-8"))
-        settings = {name: checks.finite(name, market.pop(name)) for name in names}
-        market.pop("spot", None)
-        unused = {name: checks.finite(name, value) for name, value in market.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if set(market) != set(names):
+            raise ValueError(f"an object with {', '.join(market)}")
+        return {name: checks.finite(name, market[name]) for name in names}
+    except (TypeError, ValueError) as error:
         expected = f"Expected a JSON object with {', '.join(names)}"
         raise ValueError(f"{expected}. Received: {path}, {error}") from error
-    return settings, {name: value for name, value in unused.items() if value}

@@ -41,6 +41,8 @@ def make_problem(config):
             theta=config.theta,
             xi=config.xi,
             rho=config.rho,
+            rate=config.rate,
+            dividend_yield=config.dividend_yield,
         ),
         claim=Cliquet(config.num_steps // config.period, config.period, config.cap),
         instruments=make_instruments(config),
