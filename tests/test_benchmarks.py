@@ -1,5 +1,6 @@
 """The benchmarks that check what they measure."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,3 +13,26 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.slow
 def test_the_demo_hedges_with_every_seed():
     subprocess.run([sys.executable, BENCHMARKS / "demo_seeds.py"], check=True)
+
+
+@pytest.mark.slow
+def test_the_training_step_is_the_same_in_all_rows(tmp_path):
+    command = [sys.executable, BENCHMARKS / "training_step.py", "--batch", "32", "--steps", "6"]
+    command += ["--rounds", "1", "--repeats", "2", "--json", tmp_path / "step.json", "--rows"]
+    names = ["keras", "keras-xla", "ours", "ours-adam", "ours-dhkfac", "floor", "floor-sgemm"]
+    subprocess.run([*command, *names], check=True)
+    rows = {row["row"]: row for row in json.loads((tmp_path / "step.json").read_text())["rows"]}
+    assert list(rows) == names
+    for row in rows.values():
+        assert len(row["seconds"]) == 2
+        assert 0.0 < row["seconds_min"] <= row["seconds_median"] <= row["seconds_max"]
+        assert 0.0 < row["memory_before_gb"] <= row["peak_memory_gb"]
+        assert row["ratio_to_floor"] == row["seconds_median"] / rows["floor"]["seconds_median"]
+    for name in names[:5]:
+        assert rows[name]["loss"] == pytest.approx(rows["keras"]["loss"], rel=1e-5)
+    for name in names[:3]:
+        assert rows[name]["gradient_norm"] == pytest.approx(
+            rows["keras"]["gradient_norm"], rel=1e-4
+        )
+    # The gradient is that of a policy that trades.
+    assert rows["keras"]["gradient_norm"] > 0.1 * rows["keras"]["loss"]
