@@ -73,8 +73,8 @@ class RunConfig:
     grid: str = _setting(
         CLAIM,
         "floating",
-        "options traded: floating, those of the paper; fixed, contracts that expire at quarters of "
-        "the maturity, in view of the holdings",
+        "options traded: floating, those of the paper; fixed, contracts expiring at each quarter "
+        "of the maturity, which the policy sees its holdings of",
         GRIDS,
     )
     spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
