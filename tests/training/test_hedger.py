@@ -175,6 +175,16 @@ def test_weights_are_saved_and_loaded(trading_hedger, tmp_path):
     assert_allclose(other(features), hedger(features), rtol=1e-6)
 
 
+def test_a_single_batch_can_be_trained_on_but_not_weighted():
+    hedger = new_hedger()
+    features, target = PROBLEM.episodes(64, seed=0)
+    before = hedger.test_on_batch(features, target, return_dict=True)
+    assert hedger.train_on_batch(features, target, return_dict=True) == pytest.approx(before)
+    assert hedger.test_on_batch(features, target, return_dict=True)["loss"] < before["loss"]
+    with pytest.raises(ValueError, match="Expected no `sample_weight`"):
+        hedger.train_on_batch(features, target, sample_weight=np.ones(64))
+
+
 def test_report_is_on_fresh_paths(trading_hedger):
     hedger = trading_hedger
     report = hedger.evaluate_hedge(num_paths=50, seed=(4, 2), batch_size=20)

@@ -112,7 +112,7 @@ class DeepHedger(keras.Model):
 
     def train_step(self, data):
         """One step of the optimizer on one batch."""
-        features, (returns, payoff) = data
+        features, returns, payoff = _unpack(data)
         with tf.GradientTape() as tape:
             actions = self(features)
             pnl = self.problem.pnl(actions, returns, payoff)
@@ -129,7 +129,7 @@ class DeepHedger(keras.Model):
 
     def test_step(self, data):
         """Adds one batch to the metrics."""
-        features, (returns, payoff) = data
+        features, returns, payoff = _unpack(data)
         actions = self(features)
         self.hedge_metric.update_state(
             self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
@@ -150,3 +150,14 @@ class DeepHedger(keras.Model):
         """
         dataset = self.problem.dataset(num_paths, batch_size, seed)
         return evaluate_hedge(self.problem, self, dataset)
+
+
+def _unpack(data):
+    """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
+    features, target, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if sample_weight is not None:
+        raise ValueError(
+            "Expected no `sample_weight`, as the objective is one of all paths together. "
+            f"Received: sample_weight={sample_weight}"
+        )
+    return features, *target
