@@ -116,7 +116,8 @@ class PremiumSurface:
                 return coefficients[:num_terms]
         raise ValueError(
             f"Expected the premiums to be resolved by {num_points} Chebyshev points in "
-            f"log(variance + {self._shift:g}). Received: coefficients {coefficients[-1]}"
+            f"log(variance + {self._shift:g}). Received: a remainder of "
+            f"{np.abs(coefficients[-1]).max():.1e}"
         )
 
 
