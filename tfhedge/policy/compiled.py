@@ -1,15 +1,7 @@
 r"""The policy over all time steps, forward and backward, compiled by XLA: the route of `fit`.
 
-It computes what `HedgeCell` in `keras.layers.RNN` does, several times as fast on a CPU. Paths come
-last here, time first: one step of a chunk of paths is a handful of products
-`[rows, columns] x [columns, paths]` whose operands stay in a core's cache. With
-$s = \sigma(\cdot)$ applied to all gates at once, a block is
-
-$$z = W\,[\,x\,r;\ h\,] + b, \quad r = (\tfrac1n\textstyle\sum x^2 + \epsilon)^{-1/2}, \qquad
-  (i, f, g, o) = s(z), \qquad c' = f c + i\,(2g - 1), \quad h' = o\,\tanh c', \quad x' = x + h',$$
-
-where `fold` has put the scale of the norm, the 1 of the forget gate's bias and
-$\tanh y = 2\sigma(2y) - 1$ into $W$ and $b$.
+It computes what `HedgeCell` in `keras.layers.RNN` does, several times as fast on a CPU, by the
+steps of `tfhedge.policy.folded`, time first and paths last.
 
 The backward pass needs the logits, carries and hidden states of all steps, 0.8 GB for 1024 paths of
 240 steps. They are kept in variables, which XLA updates in place: as outputs of the forward pass
@@ -24,14 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tensorflow as tf
 
-from tfhedge.numerics import symexp
 from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.folded import fold, step, step_back, zero_state
 
 # Paths in a chunk, whose step works in a core's cache.
 _CHUNK = 256
 # What the variables may take.
 _MAX_BYTES = 1_800_000_000
-_EPSILON = 1e-7  # that of `keras.ops.rms_normalization`
 
 
 class CompiledRollout:
@@ -237,159 +228,55 @@ def _unroll(holds, available, weights, features, arrays=(), first=0):
     outlet = weights[-2]
     actions = tf.TensorArray(outlet.dtype, num_steps, element_shape=[outlet.shape[0], chunk])
 
-    def step(t, state, actions, arrays):
-        action, state, kept = _step(holds, available[t], weights, features[t], state)
+    def body(t, state, actions, arrays):
+        action, state, kept = step(holds, available[t], weights, features[t], state)
         arrays = [array.write(first + t, x) for array, x in zip(arrays, kept, strict=False)]
         return t + 1, state, actions.write(t, action), arrays
 
-    state = _zero_state(weights, chunk)
+    state = zero_state(weights, chunk)
     *_, actions, arrays = tf.while_loop(
         lambda t, *_: t < num_steps,
-        step,
+        body,
         (0, state, actions, list(arrays)),
         maximum_iterations=num_steps,
     )
     return actions.stack(), arrays
 
 
-def _zero_state(weights, chunk):
-    """What is seen of past trades, hidden states and carries."""
-    outlet = weights[-2]
-    num_instruments, units = outlet.shape
-    memory = [tf.zeros([units, chunk], outlet.dtype) for _ in weights[2:-2:2]]
-    return tf.zeros([num_instruments, chunk], outlet.dtype), memory, list(memory)
-
-
-def _step(holds, available, weights, features, state):
-    """The action, the next state, and what the backward pass needs."""
-    past, hidden, carry = state
-    inlet, inlet_bias, *blocks, outlet, outlet_bias = weights
-    if holds:
-        past = available * past
-    x = inlet @ tf.concat([past, features], axis=0) + inlet_bias
-    kept, next_hidden, next_carry = [past, x], [], []
-    for matrix, bias, h, c in zip(blocks[::2], blocks[1::2], hidden, carry, strict=True):
-        logits = matrix @ tf.concat([x * _inverse_rms(x), h], axis=0) + bias
-        write, forget, candidate, read = _gates(logits)
-        c = forget * c + write * candidate
-        h = read * _tanh(c)
-        x += h
-        kept += [logits, c, h]
-        next_hidden.append(h)
-        next_carry.append(c)
-    action = symexp(available * (outlet @ x + outlet_bias))
-    past = past + action if holds else action
-    return action, (past, next_hidden, next_carry), kept
-
-
 @tf.function(autograph=False, jit_compile=True)
 def _backward(holds, available, weights, features, kept, slot, actions, cotangent):
     """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
     num_steps, _, chunk = features.shape
-    num_instruments = actions.shape[1]
-    inlet, _, *blocks, outlet, _ = weights
-    matrices = blocks[::2]
     first = slot * num_steps
 
-    def step(t, d_state, d_features, d_weights):
+    def body(t, d_state, d_features, d_weights):
         t -= 1
         now, before = first + t, first + tf.maximum(t - 1, 0)
-        seen, x, *values = (v[now] for v in kept)
-        d_past, d_hidden, d_carry = d_state
-        d_action = cotangent[t] + d_past
-        xs = [x]
-        for h in values[2::3]:
-            xs.append(xs[-1] + h)
-
-        # symexp' is exp(|y|), which is 1 + |action|.
-        d_y = available[t] * d_action * (1.0 + tf.abs(actions[t]))
-        gradients = [_sum(d_y), _outer(d_y, xs[-1])]  # last first
-        d_x = tf.matmul(outlet, d_y, transpose_a=True)
-        d_hidden, d_carry = list(d_hidden), list(d_carry)
-        for block in reversed(range(len(matrices))):
-            logits, c, _ = values[3 * block : 3 * block + 3]
-            _, c_before, h_before = (
-                tf.where(t > 0, v[before], tf.zeros([], v.dtype))
-                for v in kept[2 + 3 * block : 5 + 3 * block]
-            )
-            write, forget, candidate, read = _gates(logits)
-            tanh_c = _tanh(c)
-            d_h = d_x + d_hidden[block]
-            d_c = d_carry[block] + d_h * read * (1.0 - tanh_c**2)
-            d_logits = tf.concat(
-                [
-                    d_c * candidate * write * (1.0 - write),
-                    d_c * c_before * forget * (1.0 - forget),
-                    d_c * write * (0.5 * (1.0 - candidate**2)),  # its logits are doubled
-                    d_h * tanh_c * read * (1.0 - read),
-                ],
-                axis=0,
-            )
-            r = _inverse_rms(xs[block])
-            normalized = xs[block] * r
+        pairs, d_observed, d_state = step_back(
+            holds,
+            available[t],
+            weights,
+            features[t],
+            [v[now] for v in kept],
+            [tf.where(t > 0, v[before], tf.zeros([], v.dtype)) for v in kept],
+            actions[t],
+            cotangent[t],
+            d_state,
+        )
+        gradients = []
+        for a, g in pairs:
             gradients += [
-                _sum(d_logits),
-                _outer(d_logits, tf.concat([normalized, h_before], axis=0)),
+                tf.matmul(g, a, transpose_b=True),
+                tf.reduce_sum(g, axis=1, keepdims=True),
             ]
-            d_input = tf.matmul(matrices[block], d_logits, transpose_a=True)
-            d_normalized, d_hidden[block] = tf.split(d_input, 2)
-            d_carry[block] = d_c * forget
-            along = tf.reduce_mean(d_normalized * normalized, axis=0, keepdims=True)
-            d_x += r * (d_normalized - normalized * along)
-        gradients += [_sum(d_x), _outer(d_x, tf.concat([seen, features[t]], axis=0))]
-        d_input = tf.matmul(inlet, d_x, transpose_a=True)
-        d_seen, d_observed = d_input[:num_instruments], d_input[num_instruments:]
-        d_past = available[t] * (d_seen + d_past) if holds else d_seen
-        d_weights = [a + b for a, b in zip(d_weights, reversed(gradients), strict=True)]
-        return t, (d_past, d_hidden, d_carry), d_features.write(t, d_observed), d_weights
+        d_weights = [x + y for x, y in zip(d_weights, gradients, strict=True)]
+        return t, d_state, d_features.write(t, d_observed), d_weights
 
     d_features = tf.TensorArray(features.dtype, num_steps, element_shape=features.shape[1:])
     *_, d_features, d_weights = tf.while_loop(
         lambda t, *_: t > 0,
-        step,
-        (num_steps, _zero_state(weights, chunk), d_features, [tf.zeros_like(w) for w in weights]),
+        body,
+        (num_steps, zero_state(weights, chunk), d_features, [tf.zeros_like(w) for w in weights]),
         maximum_iterations=num_steps,
     )
     return d_features.stack(), d_weights
-
-
-def _gates(logits):
-    """Write, forget, candidate and read, by one sigmoid."""
-    write, forget, candidate, read = tf.split(tf.sigmoid(logits), 4)
-    return write, forget, 2.0 * candidate - 1.0, read
-
-
-def _tanh(x):
-    return 2.0 * tf.sigmoid(2.0 * x) - 1.0
-
-
-def _inverse_rms(x):
-    return tf.math.rsqrt(tf.reduce_mean(x**2, axis=0, keepdims=True) + _EPSILON)
-
-
-def _outer(a, b):
-    return tf.matmul(a, b, transpose_b=True)
-
-
-def _sum(x):
-    return tf.reduce_sum(x, axis=1, keepdims=True)
-
-
-def fold(weights):
-    """The matrices and biases of the compiled route.
-
-    Args:
-        weights: The policy's weights in their order.
-
-    Returns:
-        A list of matrices `[rows, columns]` and biases `[rows, 1]`: inlet, blocks, outlet.
-    """
-    inlet, inlet_bias, *blocks, outlet, outlet_bias = (tf.convert_to_tensor(w) for w in weights)
-    folded = [tf.transpose(inlet), inlet_bias[:, tf.newaxis]]
-    for scale, kernel, bias in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
-        units = scale.shape[0]
-        gates = tf.repeat(tf.constant([1.0, 1.0, 2.0, 1.0], scale.dtype), units)
-        kernel = kernel * tf.concat([scale, tf.ones_like(scale)], axis=0)[:, tf.newaxis]
-        forget = tf.repeat(tf.constant([0.0, 1.0, 0.0, 0.0], scale.dtype), units)
-        folded += [tf.transpose(kernel * gates), ((bias + forget) * gates)[:, tf.newaxis]]
-    return [*folded, tf.transpose(outlet), outlet_bias[:, tf.newaxis]]
