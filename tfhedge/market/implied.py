@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfhedge.checks import elements
+from tfhedge.checks import broadcast_with_booleans, elements
 from tfhedge.numerics import bisect
 
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -85,7 +85,8 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
         a graph it is NaN where an argument is out of its range.
 
     Raises:
-        ValueError: if, outside of a graph, an argument is out of its range.
+        ValueError: if, outside of a graph, an argument is out of its range, or the shapes do not
+            broadcast.
 
     Reference: Jaeckel, Let's be rational (2015), for the two branches.
 
@@ -95,8 +96,14 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
     [0.2, 0.2]
     """
     if tf.executing_eagerly():
-        for name, value in (("spot", spot), ("strike", strike), ("maturity", maturity)):
-            elements(name, value, lambda x: x > 0, "positive numbers")
+        numbers = {
+            name: elements(name, value, lambda x: x > 0, "positive numbers")
+            for name, value in (("spot", spot), ("strike", strike), ("maturity", maturity))
+        }
+        carry = (("rate", rate), ("dividend_yield", dividend_yield))
+        for name, value in (("price", price), *carry):
+            numbers[name] = elements(name, value, np.isfinite, "finite numbers")
+        broadcast_with_booleans("is_call", is_call, numbers)
     price, *option = map(_float64, (price, spot, strike, maturity, rate, dividend_yield))
     volatility, low, high = _implied_volatility(
         price, tf.convert_to_tensor(is_call, tf.bool), *option
