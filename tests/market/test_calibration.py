@@ -168,6 +168,9 @@ def test_the_kept_results_of_the_benchmark_are_better_and_faster():
 
 def test_what_cannot_be_fitted_is_refused():
     chain = chain_of(truth(0))
+    for other in ("chain.csv", None):
+        with pytest.raises(ValueError, match=r"`OptionChain`, as `read_chain` makes of a file"):
+            calibrate(other)
     with pytest.raises(ValueError, match="weights"):
         calibrate(chain, "volume")
     names = ("maturity", "strike", "forward", "discount", "volatility", "spread")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfhedge.checks import one_of
 from tfhedge.market.chain import OptionChain
 from tfhedge.market.chain_prices import ChainPrices
 from tfhedge.market.coordinates import (
@@ -107,8 +108,8 @@ def calibrate(chain, weights="vega", feller=False):
         `Calibration`.
 
     Raises:
-        ValueError: if `weights` is unknown, the chain has fewer than five quotes or two expiries,
-            or no spreads although the weights are to come from them.
+        ValueError: if `chain` is no `OptionChain`, has fewer than five quotes or two expiries, or
+            no spreads although the weights are to come from them, or if `weights` is unknown.
         RuntimeError: if the fit does not come to rest, with the reason.
 
     Reference: Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
@@ -125,8 +126,12 @@ def calibrate(chain, weights="vega", feller=False):
     >>> print(f"kappa {fit.market.kappa:.5f}, xi {fit.market.xi:.5f}, RMSE {fit.rmse:.5f}")
     kappa 2.00000, xi 0.50000, RMSE 0.00000
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"Expected `weights` to be one of {WEIGHTS}. Received: {weights!r}")
+    if not isinstance(chain, OptionChain):
+        raise ValueError(
+            "Expected `chain` to be an `OptionChain`, as `read_chain` makes of a file. "
+            f"Received: a {type(chain).__name__}"
+        )
+    one_of("weights", weights, WEIGHTS)
     if len(chain) < len(PARAMETERS):
         raise ValueError(f"Expected 5 quotes or more for 5 parameters. Received: {len(chain)}")
     if len(np.unique(chain.maturity)) < 2:
