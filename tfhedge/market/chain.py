@@ -9,13 +9,15 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from tfhedge.checks import elements, positive
+from tfhedge.checks import elements, one_of, positive
 from tfhedge.market.implied import implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
 _MIN_PAIRS = 3
 # A discount factor above this, or below its inverse, comes of strikes and prices in other units.
 _LARGEST_DISCOUNT = 4.0
+# StochVolModels' types of options; I is for inverse, paid in the underlying.
+_IS_CALL = {"C": 1.0, "IC": 1.0, "P": 0.0, "IP": 0.0}
 
 # In a graph the answer to an impossible price is NaN, not an error.
 _volatility_or_nan = tf.function(implied_volatility, autograph=False, reduce_retracing=True)
@@ -234,14 +236,15 @@ class OptionChain:
             `OptionChain`; its rows are numbered expiry after expiry.
 
         Raises:
-            ValueError: if the chain holds no implied volatilities.
+            ValueError: if the chain holds no implied volatilities, or a type of option other than
+                C, IC, P and IP.
         """
         if chain.bid_ivs is None or chain.ask_ivs is None:
             raise ValueError("Expected a chain with bid_ivs and ask_ivs. Received: without")
         lengths = [len(strikes) for strikes in chain.strikes_ttms]
-        strike, bid_iv, ask_iv = (
+        strike, kind, bid_iv, ask_iv = (
             np.concatenate([np.asarray(x) for x in slices])
-            for slices in (chain.strikes_ttms, chain.bid_ivs, chain.ask_ivs)
+            for slices in (chain.strikes_ttms, chain.optiontypes_ttms, chain.bid_ivs, chain.ask_ivs)
         )
         maturity, forward, discount = (
             np.repeat(np.asarray(x, np.float64), lengths)
@@ -250,6 +253,7 @@ class OptionChain:
         return cls.from_quotes(
             maturity=maturity,
             strike=strike,
+            is_call=[_IS_CALL[one_of("type", x, tuple(_IS_CALL))] for x in kind.tolist()],
             bid_iv=bid_iv,
             ask_iv=ask_iv,
             forward=forward,
