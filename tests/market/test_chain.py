@@ -185,6 +185,27 @@ def test_stochvolmodels_chains_are_taken():
         OptionChain.from_stochvolmodels(theirs)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"maturity": [0.5]}, {"forward": 101.0}, {"ask_iv": [[0.2, 0.2]]}, {"row": [1, 2, 3]}],
+)
+def test_columns_of_different_shapes_are_refused(wrong):
+    columns = {
+        name: [value] * 2
+        for name, value in {
+            "maturity": 0.5,
+            "strike": 100.0,
+            "bid_iv": 0.2,
+            "ask_iv": 0.2,
+            "forward": 101.0,
+        }.items()
+    }
+    with pytest.raises(ValueError, match="one number for each quote"):
+        OptionChain.from_quotes(**columns | wrong)
+    with pytest.raises(ValueError, match="one number for each quote"):
+        OptionChain.from_quotes(**dict.fromkeys(columns, 1.0))
+
+
 def test_parquet_says_the_same(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")

@@ -70,9 +70,7 @@ class OptionChain:
         checked["spread"] = elements(
             "spread", self.spread, lambda x: x >= 0, "non-negative numbers"
         )
-        shapes = {name: np.shape(value) for name, value in checked.items() if name != "spot"}
-        if len(set(shapes.values())) > 1 or len(shapes["strike"]) != 1:
-            raise ValueError(f"Expected one number for each quote. Received: shapes {shapes}")
+        _check_shapes({name: value for name, value in checked.items() if name != "spot"})
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -148,7 +146,8 @@ class OptionChain:
             `OptionChain`, its quotes in the order of the rows.
 
         Raises:
-            ValueError: if neither prices nor volatilities are complete, or no row is sound.
+            ValueError: if the arrays' lengths differ, neither prices nor volatilities are
+                complete, or no row is sound.
 
         >>> chain = OptionChain.from_quotes(
         ...     maturity=[0.5, 0.5, 0.5], strike=[90.0, 100.0, 110.0], forward=[101.0] * 3,
@@ -156,20 +155,23 @@ class OptionChain:
         >>> len(chain), *map(tuple, chain.rejected)
         (1, (2, 'zero bid'), (3, 'crossed: bid 0.2, ask 0.19'))
         """
+        columns = {
+            "maturity": maturity,
+            "strike": strike,
+            "is_call": is_call,
+            "bid": bid,
+            "ask": ask,
+            "bid_iv": bid_iv,
+            "ask_iv": ask_iv,
+            "forward": forward,
+            "discount": discount,
+        }
+        given = {**columns, "row": row}
+        _check_shapes({name: values for name, values in given.items() if values is not None})
         nothing = np.full(np.shape(strike), math.nan)
         table = {
             name: nothing if values is None else np.array(values, np.float64)
-            for name, values in {
-                "maturity": maturity,
-                "strike": strike,
-                "is_call": is_call,
-                "bid": bid,
-                "ask": ask,
-                "bid_iv": bid_iv,
-                "ask_iv": ask_iv,
-                "forward": forward,
-                "discount": discount,
-            }.items()
+            for name, values in columns.items()
         }
         has_prices = bid is not None and ask is not None and is_call is not None
         has_iv = bid_iv is not None and ask_iv is not None
@@ -278,6 +280,13 @@ class OptionChain:
             + (", ..." if len(numbers) > num_rows else "")
             for reason, numbers in rows.items()
         )
+
+
+def _check_shapes(columns):
+    """Raises a `ValueError` unless all are vectors of one length."""
+    shapes = {name: np.shape(values) for name, values in columns.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["strike"]) != 1:
+        raise ValueError(f"Expected one number for each quote. Received: shapes {shapes}")
 
 
 def _rows(table):
