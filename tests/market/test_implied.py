@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.implied import black_price, black_vega, implied_volatility
 
 
 def precise_black(volatility, spot, strike, maturity, is_call):
@@ -47,6 +47,16 @@ def test_black_s_formula():
     columns = np.broadcast_arrays(volatility, *option)
     expected = [float(precise_black(*row)) for row in zip(*columns, strict=True)]
     assert_allclose(black_price(volatility, *option), expected, rtol=1e-11)
+
+
+def test_vega_is_the_derivative_of_the_price():
+    volatility, (spot, strike, maturity, is_call) = out_of_the_money(500)
+    volatility = tf.constant(volatility)
+    with tf.GradientTape() as tape:
+        tape.watch(volatility)
+        price = black_price(volatility, spot, strike, maturity, is_call)
+    slope = tape.gradient(price, volatility) / spot
+    assert_allclose(black_vega(volatility, np.log(strike / spot), maturity), slope, rtol=1e-10)
 
 
 def test_volatilities_come_back():

@@ -19,7 +19,7 @@ from tfhedge.market.coordinates import (
 )
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
-from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.implied import black_price, black_vega, implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt
 
 WEIGHTS = ("vega", "spread", "equal")
@@ -218,7 +218,7 @@ def _search(prices, quotes, starts, low, high, feller):
         # Where the quadrature's price is lost in its error, it stays with that in price.
         told = (volatility > 0) & (vega > _LEAST_VEGA)
         volatility = tf.where(told, volatility, market)
-        scale = weight / tf.where(told, _vega(k, maturity, volatility), vega)
+        scale = weight / tf.where(told, black_vega(volatility, k, maturity), vega)
         residuals = tf.where(told, weight * (volatility - market), scale * errors)
         return residuals, scale[..., tf.newaxis] * jacobian
 
@@ -252,18 +252,11 @@ def _finish(quotes, start, low, high, feller):
         slopes = tf.ensure_shape(slopes, [None, None, len(PARAMETERS)])
         volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
         # Where the model's price underflows its volatility is 0, and has no derivative.
-        scale = tf.math.divide_no_nan(weight, _vega(k, maturity, volatility))
+        scale = tf.math.divide_no_nan(weight, black_vega(volatility, k, maturity))
         jacobian = scale[..., tf.newaxis] * by_coordinates(slopes, parameters, feller)
         return weight * (volatility - market), jacobian
 
     return levenberg_marquardt(residuals, tf.size(k), start, low, high, step_tolerance=1e-6)
-
-
-def _vega(k, maturity, volatility):
-    """Black's vega over the discounted forward."""
-    deviation = volatility * tf.sqrt(maturity)
-    d1 = 0.5 * deviation - k / deviation
-    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
 
 
 def _root_mean_square(errors):

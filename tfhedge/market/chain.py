@@ -10,7 +10,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tfhedge.checks import elements, one_of, positive
-from tfhedge.market.implied import implied_volatility
+from tfhedge.market.implied import black_vega, implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
 _MIN_PAIRS = 3
@@ -84,10 +84,8 @@ class OptionChain:
 
     @property
     def vega(self):
-        r"""Black's vega over the discounted forward, $\sqrt\tau\,\varphi(d_1)$, `[num_quotes]`."""
-        deviation = self.volatility * np.sqrt(self.maturity)
-        d1 = -self.log_moneyness / deviation + 0.5 * deviation
-        return np.sqrt(self.maturity) * np.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
+        """`black_vega` of the quotes, `[num_quotes]`."""
+        return black_vega(self.volatility, self.log_moneyness, self.maturity).numpy()
 
     @property
     def at_the_money(self):

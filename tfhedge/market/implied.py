@@ -56,6 +56,30 @@ def black_price(volatility, spot, strike, maturity, is_call, *, rate=0.0, divide
     return _black_price(volatility, tf.convert_to_tensor(is_call, tf.bool), *option)
 
 
+def black_vega(volatility, log_moneyness, maturity):
+    r"""Derivative of Black's price by the volatility, over the discounted forward.
+
+    $$\sqrt\tau\,\varphi(d_1), \qquad d_1 = -k/(\sigma\sqrt\tau) + \tfrac12\sigma\sqrt\tau$$
+
+    Args:
+        volatility: annual volatility $\sigma$, positive.
+        log_moneyness: $k = \log(K/F)$ with $F$ the forward.
+        maturity: $\tau$ in years, positive.
+
+    All are converted to tensors and broadcast.
+
+    Returns:
+        float64 tensor of the broadcast shape.
+
+    >>> print(f"{black_vega(0.2, 0.1, 0.5).numpy():.10f}")
+    0.2303830033
+    """
+    volatility, log_moneyness, maturity = map(_float64, (volatility, log_moneyness, maturity))
+    deviation = volatility * tf.sqrt(maturity)
+    d1 = 0.5 * deviation - log_moneyness / deviation
+    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / _SQRT_TWO_PI
+
+
 def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, dividend_yield=0.0):
     r"""Volatility with which Black's formula gives a price.
 
