@@ -9,12 +9,13 @@ import scipy.optimize
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
+from tfhedge.market import calibration
 from tfhedge.market.calibration import WEIGHTS, calibrate
 from tfhedge.market.chain import OptionChain
 from tfhedge.market.coordinates import BOUNDS, PARAMETERS
 from tfhedge.market.heston import Heston
 from tfhedge.market.implied import implied_volatility
-from tfhedge.market.least_squares import levenberg_marquardt
+from tfhedge.market.least_squares import Minima, levenberg_marquardt
 from tfhedge.market.reading import read_chain
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -183,6 +184,19 @@ def test_what_cannot_be_fitted_is_refused():
     quotes = {name: getattr(chain, name) for name in names} | {"spread": np.zeros(len(chain))}
     with pytest.raises(ValueError, match="spread"):
         calibrate(OptionChain(spot=100.0, **quotes), "spread")
+
+
+@pytest.mark.parametrize(
+    ("cost", "at_rest", "message"),
+    [(np.inf, True, "no finite residual"), (0.1, False, "no minimum after 7 steps")],
+)
+def test_a_fit_that_failed_is_no_fit(cost, at_rest, message, monkeypatch):
+    def finish(quotes, start, *_, **__):
+        return Minima(start, tf.zeros([1, tf.size(quotes[0])]), [cost], [at_rest], tf.constant(7))
+
+    monkeypatch.setattr(calibration, "_finish", finish)
+    with pytest.raises(RuntimeError, match=f"The fit failed: .*{message}"):
+        calibrate(chain_of(truth(0)))
 
 
 def test_least_squares_agrees_with_scipy():

@@ -110,7 +110,8 @@ def calibrate(chain, weights="vega", feller=False):
     Raises:
         ValueError: if `chain` is no `OptionChain`, has fewer than five quotes or two expiries, or
             no spreads although the weights are to come from them, or if `weights` is unknown.
-        RuntimeError: if the fit does not come to rest, with the reason.
+        RuntimeError: if the fit does not come to rest, or ends where the model has no volatility
+            for a quote.
 
     Reference: Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
     volatility model (2017).
@@ -148,7 +149,7 @@ def calibrate(chain, weights="vega", feller=False):
     found = _search(ChainPrices.of(chain), quotes, starts, *box, feller=feller)
     last = _finish(quotes, found, *box, feller=feller)
     if not np.isfinite(last.cost[0]):
-        raise RuntimeError("The fit failed: the model cannot price a quote at any start")
+        raise RuntimeError("The fit failed: where it ended a quote has no finite residual")
     if not last.at_rest[0]:
         raise RuntimeError(f"The fit failed: no minimum after {int(last.num_steps)} steps")
     parameters = parameters_at(last.x, feller)[0].numpy()
