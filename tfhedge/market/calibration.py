@@ -100,7 +100,7 @@ def calibrate(chain, weights="vega", feller=False):
     Args:
         chain: an `OptionChain`.
         weights: $w_i$: `"vega"`, the root of Black's vega; `"spread"`, one over the spread of bid
-            and ask volatility, which the chain must have; `"equal"`.
+            and ask volatility, which the chain must have, or over 1e-4 if it is less; `"equal"`.
         feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The bounds of $\xi$ are then
             $10^{-4}\sqrt{2\kappa\theta}$ and $\sqrt{2\kappa\theta}$.
 

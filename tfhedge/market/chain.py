@@ -373,7 +373,7 @@ def _volatilities(table, has_iv):
         return _volatility_or_nan(*numbers, tf.constant(table["is_call"] > 0.5)).numpy()
 
     mid = volatility(0.5 * (table["bid"] + table["ask"]))
-    # The bid may be worth less than the option is against the forward: no volatility, no spread.
+    # A bid below the bounds without arbitrage counts as volatility 0, an ask above them as the mid.
     low, high = (volatility(table[name]) for name in ("bid", "ask"))
     low = np.where(np.isnan(low), 0.0, low)
     return mid, np.where(np.isnan(high), mid, high) - low
