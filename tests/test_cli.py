@@ -263,7 +263,8 @@ def test_a_fit_that_failed_ends_with_one_line_and_status_1(tmp_path, capsys, mon
     chain = Path(__file__).parents[1] / "benchmarks" / "data" / "dax_2002-07-05.csv"
     folder = tmp_path / "fit"
     assert cli.main(["calibrate", str(chain), "--out", str(folder)]) == 1
-    assert capsys.readouterr().err == "tfhedge: The fit failed: no minimum after 100 steps\n"
+    error = capsys.readouterr().err
+    assert error == "tfhedge calibrate: The fit failed: no minimum after 100 steps\n"
     assert not folder.exists()
 
 

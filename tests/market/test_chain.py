@@ -171,9 +171,10 @@ def test_stochvolmodels_chains_are_taken():
         discfactors=np.array([0.99, 0.98]),
         strikes_ttms=(np.array([90.0, 100.0]), np.array([100.0, 100.0, 100.0])),
         optiontypes_ttms=(np.array(["P", "IC"]), np.array(["IP", "C", "IC"])),
-        bid_ivs=(np.array([0.2, math.nan]), np.array([0.3, 0.31, 0.3])),
+        bid_ivs=(np.array([0.2, 0.2]), np.array([0.3, 0.31, 0.3])),
         ask_ivs=(np.array([0.22, 0.2]), np.array([0.32, 0.33, 0.32])),
     )
+    theirs.bid_ivs[0][1] = math.nan
     chain = OptionChain.from_stochvolmodels(theirs)
     assert chain.maturity.tolist() == [0.1, 0.5, 0.5]
     assert chain.forward.tolist() == [100.0, 101.0, 101.0]
