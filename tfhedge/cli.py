@@ -35,8 +35,8 @@ def main(arguments=None):
         arguments: Its arguments, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after a run that diverged, or 130 after one ended by Ctrl-C; a
-        mistake in the arguments exits with 2.
+        The exit status: 0, or 1 after a run that diverged or a fit that failed, or 130 after one
+        ended by Ctrl-C; a mistake in the arguments exits with 2.
     """
     parser = Parser(prog="tfhedge", description=DESCRIPTION)
     version = importlib.metadata.version("tfhedge")
