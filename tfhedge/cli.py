@@ -35,8 +35,8 @@ def main(arguments=None):
         arguments: Its arguments, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after a run that diverged, or 130 after one ended by Ctrl-C; a
-        mistake in the arguments exits with 2.
+        The exit status: 0, or 1 after a run that diverged or a fit that failed, or 130 after one
+        ended by Ctrl-C; a mistake in the arguments exits with 2.
     """
     parser = Parser(prog="tfhedge", description=DESCRIPTION)
     version = importlib.metadata.version("tfhedge")
@@ -128,7 +128,7 @@ def default_text(name):
 def set_up_tensorflow():
     """Sets, before they are imported, what TensorFlow and Keras read from the environment.
 
-    Vectors of 512 bits, where the processor has them, make XLA's loops a sixth faster.
+    XLA then uses vectors of 512 bits where the processor has them.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

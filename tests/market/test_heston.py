@@ -124,13 +124,17 @@ def test_moments_are_finite_until_they_explode():
 
 
 @pytest.mark.parametrize(
-    ("strike", "maturity", "message"),
+    ("strike", "maturity", "is_call", "message"),
     [
-        ([1.0, 0.0], 1.0, r"`strike` to be positive numbers. Received: 0.0"),
-        (1.0, [-0.1, 1.0], r"`maturity` to be non-negative numbers. Received: -0.1"),
-        (1.0, float("nan"), r"`maturity` to be non-negative numbers. Received: nan"),
+        ([1.0, 0.0], 1.0, True, r"`strike` to be positive numbers. Received: 0.0"),
+        (1.0, [-0.1, 1.0], True, r"`maturity` to be non-negative numbers. Received: -0.1"),
+        (1.0, float("nan"), True, r"`maturity` to be non-negative numbers. Received: nan"),
+        ("a", 1.0, True, r"`strike` to be positive numbers. Received: strike='a'"),
+        (1.0, None, True, r"`maturity` to be non-negative numbers. Received: maturity=None"),
+        (1.0, 1.0, "call", r"`is_call` to be True or False. Received: is_call='call'"),
+        ([1.0] * 2, 1.0, [True] * 3, r"is_call \(3,\), strike \(2,\), maturity \(\)"),
     ],
 )
-def test_bad_options_are_refused(strike, maturity, message):
+def test_bad_options_are_refused(strike, maturity, is_call, message):
     with pytest.raises(ValueError, match=message):
-        Heston.from_paper().vanilla_price(strike, maturity, True)
+        Heston.from_paper().vanilla_price(strike, maturity, is_call)

@@ -4,7 +4,14 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfhedge.checks import elements, finite, in_range, non_negative, positive
+from tfhedge.checks import (
+    broadcast_with_booleans,
+    elements,
+    finite,
+    in_range,
+    non_negative,
+    positive,
+)
 from tfhedge.market.affine import affine_exponents, to_complex
 from tfhedge.market.fourier import heston_price
 
@@ -84,15 +91,21 @@ class Heston:
             the parameters, for derivatives and for batches of them; it says how it is computed.
 
         Raises:
-            ValueError: if, outside of a graph, an argument is out of its range.
+            ValueError: if, outside of a graph, an argument is out of its range, or the shapes do
+                not broadcast.
 
         >>> market = Heston(100.0, 0.04, 4.0, 0.25, 1.0, -0.5, rate=0.01, dividend_yield=0.02)
         >>> market.vanilla_price([80.0, 100.0], 1.0, [False, True]).numpy().round(9).tolist()
         [7.958878113, 16.070154917]
         """
         if tf.executing_eagerly():
-            elements("strike", strike, lambda x: x > 0, "positive numbers")
-            elements("maturity", maturity, lambda x: x >= 0, "non-negative numbers")
+            numbers = {
+                "strike": elements("strike", strike, lambda x: x > 0, "positive numbers"),
+                "maturity": elements(
+                    "maturity", maturity, lambda x: x >= 0, "non-negative numbers"
+                ),
+            }
+            broadcast_with_booleans("is_call", is_call, numbers)
         return heston_price(strike, maturity, is_call, **dataclasses.asdict(self))
 
     def affine_exponents(self, u, maturity):

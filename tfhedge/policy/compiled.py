@@ -1,13 +1,13 @@
 r"""The policy over all time steps, forward and backward, compiled by XLA: the route of `fit`.
 
-It computes what `HedgeCell` in `keras.layers.RNN` does, several times as fast on a CPU, by the
-steps of `tfhedge.policy.folded`, time first and paths last.
+It computes what `HedgeCell` in `keras.layers.RNN` does, and is faster on a CPU, by the steps of
+`tfhedge.policy.folded`, time first and paths last.
 
 The backward pass needs the logits, carries and hidden states of all steps, 0.8 GB for 1024 paths of
 240 steps. They are kept in variables, which XLA updates in place: as outputs of the forward pass
-they would be fresh memory at every step of the training, and the pages that the system has to clear
-cost a third of the time. Only the last call's are kept, and no more than fit into `_MAX_BYTES`; a
-backward pass that does not find its own runs the forward pass of that chunk again.
+they would be fresh memory at every step of the training, whose pages the system has to clear. Only
+the last call's are kept, and no more than fit into `_MAX_BYTES`; a backward pass that does not find
+its own runs the forward pass of that chunk again.
 """
 
 import math

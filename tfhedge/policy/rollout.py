@@ -66,7 +66,7 @@ class RecurrentPolicy(keras.layers.Layer):
 
     @functools.cached_property
     def compiled(self):
-        """The same by another route, several times as fast on a CPU: a `CompiledRollout`."""
+        """The same by another route, faster on a CPU: a `CompiledRollout`."""
         return CompiledRollout(self.cell)
 
     def cell_inputs(self, features, availability):
