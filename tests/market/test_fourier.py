@@ -305,6 +305,19 @@ def test_derivatives_are_finite_in_the_limits(case):
                 assert_allclose(price, intrinsic, rtol=1e-15)
 
 
+@pytest.mark.parametrize("maturity", [1 / 365, 0.5])
+@pytest.mark.parametrize("parameters", [LEWIS, ANDERSEN, PAPER])
+def test_vega_without_variance_agrees_with_one_sided_differences(parameters, maturity):
+    fields = dataclasses.asdict(Heston(100.0, **parameters)) | {"v0": 0.0}
+    option = np.array([90.0, 100.0, 101.0]), maturity, np.array([False, True, True])
+    gradient = derivatives({n: np.full(3, x) for n, x in fields.items()}, *option)[1]["v0"]
+    # The price is analytic in v0 right of about -kappa theta tau.
+    step = 0.01 * fields["kappa"] * fields["theta"] * maturity
+    prices = [heston_price(*option, **fields | {"v0": step * j}).numpy() for j in range(5)]
+    expected = np.array([-25.0, 48.0, -36.0, 16.0, -3.0]) / 12.0 @ prices / step
+    assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_parameters_come_in_batches():
     """Several markets at once, as a calibration needs them, compiled as it needs it."""
     markets = [Heston(100.0, **parameters) for parameters in (LEWIS, ANDERSEN, PAPER)]
