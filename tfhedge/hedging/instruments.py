@@ -24,7 +24,7 @@ class OptionGrid:
     """
 
     def _check(self, life_name, *others):
-        """Makes tuples of the lists; raises if a number is out of range or they differ in length."""
+        """Makes tuples of the lists; raises if their lengths differ or a number is out of range."""
         for name in (life_name, "strikes", *others):
             values = getattr(self, name)
             if np.ndim(values) != 1:
