@@ -11,7 +11,10 @@ truth is missed; or after 1000 iterations.
 - SPY and DAX, as in `calibration.py`: how far the sum of squares is above the least that any found.
 """
 
+import datetime
 import json
+import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -75,7 +78,13 @@ def main():
             f"{row['median_error']:>10.0e}{row['largest_error']:>10.0e}{row['seconds']:>10.3f}"
             + "".join(f"{row[x]['above_least']:>12.0e}{row[x]['seconds']:>10.3f}" for x in real)
         )
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    machine = {
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "runs": NUM_RUNS,
+    }
+    RESULTS.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
 
 
 def run(optimizer, chain):

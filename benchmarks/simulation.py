@@ -14,9 +14,9 @@ import platform
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# As the command line sets it: two loops run side by side.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // 2)))
+from tfhedge.cli import set_up_tensorflow
+
+set_up_tensorflow()
 
 import numpy as np
 import tensorflow as tf

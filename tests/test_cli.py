@@ -255,6 +255,19 @@ def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
     assert {name: config[name] for name in expected} == expected
 
 
+def test_a_fit_that_failed_ends_with_one_line_and_status_1(tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("The fit failed: no minimum after 100 steps")
+
+    monkeypatch.setattr("tfhedge.workflow.calibration.calibrate", fail)
+    chain = Path(__file__).parents[1] / "benchmarks" / "data" / "dax_2002-07-05.csv"
+    folder = tmp_path / "fit"
+    assert cli.main(["calibrate", str(chain), "--out", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error == "tfhedge calibrate: The fit failed: no minimum after 100 steps\n"
+    assert not folder.exists()
+
+
 NOT_A_NUMBER = json.dumps({**dataclasses.asdict(Heston.from_paper()), "theta": float("nan")})
 
 

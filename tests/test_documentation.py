@@ -11,6 +11,7 @@ and then its output is compared without the numbers.
 
 import contextlib
 import io
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_readme_runs_and_prints_what_it_shows(tmp_path, monkeypatch):
             message = f"README.md, line {example.line}, shows\n{example.output}\nbut prints\n"
             same = same_text(printed, example.output, with_numbers=not example.is_small)
             assert same, message + printed
+
+
+def test_readme_shows_the_kept_runs_of_the_demo():
+    runs = json.loads((ROOT / "benchmarks/results/demo_seeds.json").read_text())["runs"]
+    readme = README.read_text()
+    for name, row in runs[0]["statistics"].items():
+        decimals = {"mean": 5, "std": 5, "expected_shortfall": 5, "cost": 5, "loss": 4}
+        numbers = [f"{row[key]:>10.{count}f}" for key, count in decimals.items()]
+        assert f"{name:<30}{''.join(numbers)}\n" in readme
+    deviations = [run["pnl_std"] for run in runs]
+    assert f"between {min(deviations):.4f} and {max(deviations):.4f}" in " ".join(readme.split())
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.market.calibration import calibrate as calibrate
     from tfhedge.market.chain import OptionChain as OptionChain
     from tfhedge.market.heston import Heston as Heston
+    from tfhedge.market.implied import black_price as black_price
+    from tfhedge.market.implied import implied_volatility as implied_volatility
     from tfhedge.market.reading import read_chain as read_chain
+    from tfhedge.market.simulation import simulate as simulate
     from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
     from tfhedge.serving.export import export as export
     from tfhedge.training.hedger import DeepHedger as DeepHedger
@@ -34,9 +37,12 @@ _HOMES = {
     "MeanVariance": "tfhedge.hedging.objectives",
     "OptionChain": "tfhedge.market.chain",
     "RecurrentPolicy": "tfhedge.policy.rollout",
+    "black_price": "tfhedge.market.implied",
     "calibrate": "tfhedge.market.calibration",
     "export": "tfhedge.serving.export",
+    "implied_volatility": "tfhedge.market.implied",
     "read_chain": "tfhedge.market.reading",
+    "simulate": "tfhedge.market.simulation",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -81,7 +81,7 @@ def positive_integer(name, value):
 
 
 def elements(name, values, valid, expectation):
-    """Returns `values` as a float64 array if all of them are finite and `valid`.
+    """Returns `values` as a float64 array if all of them are finite real numbers and `valid`.
 
     Args:
         name: the argument's name, for the message.
@@ -93,19 +93,45 @@ def elements(name, values, valid, expectation):
         float64 NumPy array.
 
     Raises:
-        ValueError: that quotes the first element that is not valid.
+        ValueError: that quotes the first element that is not valid, or values that are no numbers.
 
     >>> elements("maturity", [0.5, -1.0], lambda x: x >= 0, "non-negative numbers")
     Traceback (most recent call last):
     ValueError: Expected `maturity` to be non-negative numbers. Received: -1.0 in maturity
     """
-    values = np.asarray(values, np.float64)
+    is_real = np.asarray(values).dtype.kind in "iuf"
+    values = _checked(name, values, is_real, expectation, lambda x: np.asarray(x, np.float64))
     bad = values[~(np.isfinite(values) & valid(values))]
     if bad.size:
         raise ValueError(
             f"Expected `{name}` to be {expectation}. Received: {bad.item(0)!r} in {name}"
         )
     return values
+
+
+def broadcast_with_booleans(name, values, numbers):
+    """Checks that `values` are booleans and that their shape and those of the numbers broadcast.
+
+    Args:
+        name: the name of the booleans, for the message.
+        values: a boolean, an array or a tensor with values.
+        numbers: dictionary of arrays by the arguments' names.
+
+    Raises:
+        ValueError: that quotes what is not boolean, or all shapes.
+
+    >>> broadcast_with_booleans("is_call", [True, False], {"strike": np.ones(3)})
+    Traceback (most recent call last):
+    ValueError: Expected shapes that broadcast. Received: is_call (2,), strike (3,)
+    """
+    is_boolean = np.asarray(values).dtype == bool
+    values = _checked(name, values, is_boolean, "True or False", np.asarray)
+    shapes = {name: values.shape, **{key: array.shape for key, array in numbers.items()}}
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        received = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        raise ValueError(f"Expected shapes that broadcast. Received: {received}") from None
 
 
 def one_of(name, value, choices):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -261,6 +262,8 @@ def test_a_graph_serves_every_number_of_paths(name, pricing):
     [
         ({"maturities": (1,), "strikes": (1.0, 1.1)}, "of one length. Received: 1 and 2"),
         ({"maturities": (), "strikes": ()}, "at least one option"),
+        ({"maturities": 1}, "`maturities` to be a list. Received: maturities=1"),
+        ({"strikes": 1.0}, "`strikes` to be a list. Received: strikes=1.0"),
         ({"maturities": (0,)}, "`maturities` to be a positive integer.*maturities=0"),
         ({"maturities": (2.0,)}, "`maturities` to be a positive integer.*maturities=2.0"),
         ({"strikes": (0.0,)}, "`strikes` to be a positive number.*strikes=0.0"),
@@ -282,9 +285,29 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         ((True, False), "`is_call` and `strikes` to be of one length. Received: 2 and 1"),
         ((), "`is_call` and `strikes` to be of one length. Received: 0 and 1"),
-        (("call",), r"`is_call` to be one of \(True, False\). Received: is_call='call'"),
+        (("call",), "`is_call` to be True or False. Received: is_call='call'"),
+        ((1,), "`is_call` to be True or False. Received: is_call=1"),
+        (True, "`is_call` to be a list. Received: is_call=True"),
     ],
 )
 def test_options_are_calls_or_puts(is_call, message):
     with pytest.raises(ValueError, match=message):
         FixedGrid((1,), (1.0,), is_call)
+
+
+def test_grids_of_arrays_and_of_lists_are_those_of_tuples():
+    lives, strikes, is_call = (3, 1), (1.0, 1.1), (False, True)
+    for convert in (list, np.array):
+        grid = FixedGrid(convert(lives), convert(strikes), convert(is_call))
+        assert grid == FixedGrid(lives, strikes, is_call)
+        assert hash(grid) == hash(FixedGrid(lives, strikes, is_call))
+        grid = FloatingGrid(convert(lives), convert(strikes))
+        assert hash(grid) == hash(FloatingGrid(lives, strikes))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 2), (6, 3), (3,)])
+def test_actions_of_another_shape_have_no_holdings(shape):
+    grid = FixedGrid((3, 1), (1.0, 1.1), (False, True))
+    message = rf"`actions` to be of shape \[num_paths, num_steps, 3\]. .*: {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=message):
+        grid.holdings(tf.zeros(shape))

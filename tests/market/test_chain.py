@@ -3,7 +3,6 @@
 import datetime
 import math
 import sys
-import types
 import warnings
 
 import numpy as np
@@ -163,19 +162,49 @@ def test_parity_finds_forwards_and_discounts_among_wrong_quotes(tmp_path):
 
 
 def test_stochvolmodels_chains_are_taken():
-    theirs = types.SimpleNamespace(
+    from stochvolmodels.data.option_chain import OptionChain as Theirs
+
+    theirs = Theirs(
         ttms=np.array([0.1, 0.5]),
         forwards=np.array([100.0, 101.0]),
+        ids=np.array(["near", "far"]),
         discfactors=np.array([0.99, 0.98]),
-        strikes_ttms=(np.array([90.0, 100.0]), np.array([100.0])),
-        bid_ivs=(np.array([0.2, math.nan]), np.array([0.3])),
-        ask_ivs=(np.array([0.22, 0.2]), np.array([0.32])),
+        strikes_ttms=(np.array([90.0, 100.0]), np.array([100.0, 100.0, 100.0])),
+        optiontypes_ttms=(np.array(["P", "IC"]), np.array(["IP", "C", "IC"])),
+        bid_ivs=(np.array([0.2, 0.2]), np.array([0.3, 0.31, 0.3])),
+        ask_ivs=(np.array([0.22, 0.2]), np.array([0.32, 0.33, 0.32])),
     )
+    theirs.bid_ivs[0][1] = math.nan
     chain = OptionChain.from_stochvolmodels(theirs)
-    assert chain.maturity.tolist() == [0.1, 0.5]
-    assert chain.forward.tolist() == [100.0, 101.0]
-    assert_allclose(chain.volatility, [0.21, 0.31], rtol=1e-15)
-    assert [tuple(x) for x in chain.rejected] == [(2, "bid_iv is missing")]
+    assert chain.maturity.tolist() == [0.1, 0.5, 0.5]
+    assert chain.forward.tolist() == [100.0, 101.0, 101.0]
+    assert_allclose(chain.volatility, [0.21, 0.31, 0.32], rtol=1e-15)
+    expected = [(2, "bid_iv is missing"), (5, "the same option again: as in row 4")]
+    assert [tuple(x) for x in chain.rejected] == expected
+    theirs.optiontypes_ttms = (np.array(["P", "X"]), np.array(["IP", "C", "IC"]))
+    with pytest.raises(ValueError, match="type='X'"):
+        OptionChain.from_stochvolmodels(theirs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"maturity": [0.5]}, {"forward": 101.0}, {"ask_iv": [[0.2, 0.2]]}, {"row": [1, 2, 3]}],
+)
+def test_columns_of_different_shapes_are_refused(wrong):
+    columns = {
+        name: [value] * 2
+        for name, value in {
+            "maturity": 0.5,
+            "strike": 100.0,
+            "bid_iv": 0.2,
+            "ask_iv": 0.2,
+            "forward": 101.0,
+        }.items()
+    }
+    with pytest.raises(ValueError, match="one number for each quote"):
+        OptionChain.from_quotes(**columns | wrong)
+    with pytest.raises(ValueError, match="one number for each quote"):
+        OptionChain.from_quotes(**dict.fromkeys(columns, 1.0))
 
 
 def test_parquet_says_the_same(tmp_path):

@@ -53,11 +53,14 @@ def test_surprise_is_the_difference_to_the_mean():
     assert_allclose(after - mean, surprise, rtol=0, atol=3e-8)
 
 
-CASES = [  # market, dt, and the errors allowed on average and at most, in units of the mean
-    (PAPER, 1 / 250, 1e-6, 1e-5),
-    (PAPER, 0.25, 1e-5, 3e-4),
-    (MARKETS["Andersen I"], 0.125, 5e-5, 2e-2),
-    (MARKETS["many degrees"], 0.01, 1e-6, 1e-5),
+CASES = [  # market, dt, and twice the errors measured on average and at most, in units of the mean
+    (PAPER, 1 / 250, 1.5e-7, 1.5e-6),
+    (PAPER, 0.25, 4e-6, 7e-5),
+    (MARKETS["many degrees"], 0.01, 1.5e-7, 1e-6),
+    (MARKETS["Andersen I"], 0.125, 2e-5, 1.2e-3),
+    (MARKETS["Andersen I"], 1.0, 1e-4, 1.2e-2),
+    (Heston(100.0, 0.04, 0.3, 0.04, 0.9, -0.5), 1.0, 4e-5, 6e-3),  # Andersen II
+    (MARKETS["Andersen III"], 1.0, 6e-5, 3e-3),
 ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.implied import black_price, black_vega, implied_volatility
 
 
 def precise_black(volatility, spot, strike, maturity, is_call):
@@ -47,6 +47,16 @@ def test_black_s_formula():
     columns = np.broadcast_arrays(volatility, *option)
     expected = [float(precise_black(*row)) for row in zip(*columns, strict=True)]
     assert_allclose(black_price(volatility, *option), expected, rtol=1e-11)
+
+
+def test_vega_is_the_derivative_of_the_price():
+    volatility, (spot, strike, maturity, is_call) = out_of_the_money(500)
+    volatility = tf.constant(volatility)
+    with tf.GradientTape() as tape:
+        tape.watch(volatility)
+        price = black_price(volatility, spot, strike, maturity, is_call)
+    slope = tape.gradient(price, volatility) / spot
+    assert_allclose(black_vega(volatility, np.log(strike / spot), maturity), slope, rtol=1e-10)
 
 
 def test_volatilities_come_back():
@@ -141,7 +151,6 @@ OUTSIDE = [
     (100.0, 100.0, 110.0, 1.0, True),
     (100.0, 100.0, 90.0, 1.0, True),
     (90.0, 100.0, 90.0, 1.0, False),
-    (math.nan, 100.0, 90.0, 1.0, False),
 ]
 
 
@@ -152,11 +161,12 @@ def test_prices_out_of_the_bounds(arguments):
 
 
 def test_prices_out_of_the_bounds_give_nan_in_a_graph():
+    outside = [*OUTSIDE, (math.nan, 100.0, 90.0, 1.0, False)]
     columns = [
-        np.array(column) for column in zip(*OUTSIDE, (10.5, 100.0, 90.0, 1.0, True), strict=True)
+        np.array(column) for column in zip(*outside, (10.5, 100.0, 90.0, 1.0, True), strict=True)
     ]
     volatility = tf.function(implied_volatility)(*columns)
-    assert_array_equal(np.isnan(volatility), [True] * len(OUTSIDE) + [False])
+    assert_array_equal(np.isnan(volatility), [True] * len(outside) + [False])
 
 
 def test_the_error_names_the_first_price_that_is_out_and_its_bounds():
@@ -172,6 +182,25 @@ def test_bad_arguments(name, value):
     arguments = {"spot": 100.0, "strike": 100.0, "maturity": 1.0, name: [1.0, value]}
     with pytest.raises(ValueError, match=f"`{name}` to be positive numbers. Received: {value}"):
         implied_volatility(5.0, **arguments, is_call=True)
+
+
+@pytest.mark.parametrize("name", ["price", "spot", "strike", "maturity", "rate", "dividend_yield"])
+@pytest.mark.parametrize("value", [math.nan, "a", None, [1.0, None]])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    option = {"price": 5.0, "spot": 100.0, "strike": 100.0, "maturity": 1.0, name: value}
+    with pytest.raises(ValueError, match=rf"Expected `{name}` to be .* Received: .*{name}"):
+        implied_volatility(**option, is_call=True)
+
+
+@pytest.mark.parametrize("is_call", ["call", 1, None, [1.0, 0.0]])
+def test_what_is_no_boolean_is_refused(is_call):
+    with pytest.raises(ValueError, match=r"`is_call` to be True or False. Received: is_call="):
+        implied_volatility(5.0, 100.0, 100.0, 1.0, is_call)
+
+
+def test_shapes_that_do_not_broadcast_are_refused():
+    with pytest.raises(ValueError, match=r"is_call \(\), .* strike \(2,\), .* price \(3,\)"):
+        implied_volatility([5.0] * 3, 100.0, [90.0, 100.0], 1.0, True)
 
 
 def test_derivatives_are_those_of_the_implicit_function():

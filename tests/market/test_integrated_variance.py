@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import scipy.special
+import tensorflow as tf
 from numpy.testing import assert_allclose
 
+from tfhedge.market.exact import IntegratedVariance
+from tfhedge.market.heston import Heston
 from tfhedge.market.integrated_variance import (
     approximate_mean,
     log_laplace_transform,
@@ -60,6 +63,28 @@ def test_quantiles_have_the_mean_and_the_variance_of_the_gamma_series(law):
     mean, variance = moments(*law)
     assert_allclose(weight @ quantile, mean, rtol=1e-6)
     assert_allclose(weight @ (quantile - mean) ** 2, variance, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("market", "dt", "before", "after"),
+    [
+        (Heston.from_paper(), 1 / 250, 0.0625, 0.07),
+        (Heston.from_paper(), 0.25, 0.2, 0.01),
+        (Heston(100.0, 0.09, 1.0, 0.09, 1.0, -0.3), 1.0, 0.09, 0.02),
+    ],
+)
+def test_samples_from_the_table_have_the_mean_and_the_variance(market, dt, before, after):
+    size = 200_000
+    score = np.random.default_rng(0).normal(size=size)
+    ends = (tf.fill([size], tf.constant(v, tf.float32)) for v in (before, after))
+    sample = IntegratedVariance(market, dt)(*ends, tf.constant(score, tf.float32))
+    sample = np.float64(sample) * 2.0 / (market.xi * dt) ** 2  # J
+    per_variance = 2.0 / (market.xi**2 * dt)
+    sigma, zeta = per_variance * (before + after), 2.0 * per_variance * np.sqrt(before * after)
+    nu = 2.0 * market.kappa * market.theta / market.xi**2 - 1.0
+    mean, variance = moments(sigma, zeta, nu, 0.5 * market.kappa * dt)
+    for values, expected in ((sample, mean), ((sample - mean) ** 2, variance)):
+        assert abs(np.mean(values) - expected) < 4.0 * np.std(values) / np.sqrt(size)
 
 
 def test_quantiles_are_those_of_kolmogorov_between_zeros_of_two_dimensions():

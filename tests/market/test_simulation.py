@@ -262,12 +262,20 @@ def test_exact_paths_are_finite_at_extreme_parameters(market, dt):
         ("num_paths", 2.5, "a positive integer"),
         ("num_steps", -1, "a positive integer"),
         ("dt", 0.0, "a positive number"),
+        ("seed", 5, "two integers"),
+        ("seed", (1, 2, 3), "two integers"),
+        ("seed", (1.5, 2), "two integers"),
+        ("first_path", -1, "a non-negative integer"),
+        ("first_path", 0.7, "a non-negative integer"),
+        ("first_path", [0], "a non-negative integer"),
+        ("market", None, "a Heston"),
     ],
 )
 def test_bad_arguments_are_refused(name, value, expectation):
-    arguments = {"num_paths": 8, "num_steps": 4, "dt": DT, "seed": (1, 2), name: value}
-    with pytest.raises(ValueError, match=f"`{name}` to be {expectation}. Received: {name}={value}"):
-        simulate(PAPER, **arguments)
+    arguments = {"market": PAPER, "num_paths": 8, "num_steps": 4, "dt": DT, "seed": (1, 2)}
+    message = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        simulate(**arguments | {name: value})
 
 
 def test_an_unknown_scheme_is_refused():

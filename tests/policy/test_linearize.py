@@ -1,11 +1,14 @@
-"""Derivatives of the actions against finite differences and Keras' own backpropagation."""
+"""Derivatives of the actions against finite differences and Keras' own backpropagation.
+
+By both routes: in terms of the cell, and compiled.
+"""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from tfhedge.policy import linearize
+from tfhedge.policy import compiled_linearize, linearize
 from tfhedge.policy.rollout import RecurrentPolicy
 
 NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 3, 4, 2, 3
@@ -14,16 +17,17 @@ RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=[NUM_PATHS, NUM_STEPS, NUM_FEATURES])
 COTANGENT = RNG.normal(size=[NUM_PATHS, NUM_STEPS, NUM_INSTRUMENTS])
 
-# In a graph, as in training.
-action_derivatives = tf.function(linearize.action_derivatives, autograph=False)
-pseudo_gradients = tf.function(linearize.pseudo_gradients, autograph=False)
-
 
 POLICIES = {
     "one block": (3, 1),
     "two blocks": (3, 2),
     "that sees its holdings": (3, 2, "holdings"),
 }
+
+
+@pytest.fixture(params=[linearize, compiled_linearize], ids=["of the cell", "compiled"])
+def route(request):
+    return request.param
 
 
 @pytest.fixture(scope="module", params=POLICIES.values(), ids=POLICIES)
@@ -41,9 +45,11 @@ def random_directions(policy, count=2):
     return [[tf.constant(rng.normal(size=w.shape)) for w in weights] for _ in range(count)]
 
 
-def test_derivatives_equal_finite_differences(policy):
+def test_derivatives_equal_finite_differences(policy, route):
     directions, weights, step = random_directions(policy), policy.get_weights(), 1e-5
-    changes = action_derivatives(policy, FEATURES, AVAILABLE, directions)
+    changes = tf.function(route.action_derivatives, autograph=False)(
+        policy, FEATURES, AVAILABLE, directions
+    )
     for direction, change in zip(directions, changes, strict=True):
         actions = []
         for sign in (1.0, -1.0):
@@ -57,13 +63,15 @@ def test_derivatives_equal_finite_differences(policy):
         assert_allclose(change, difference, rtol=1e-6, atol=1e-8)
 
 
-def test_derivatives_equal_the_jacobian(policy):
+def test_derivatives_equal_the_jacobian(policy, route):
     directions = random_directions(policy)
     with tf.GradientTape(persistent=True) as tape:
         actions = policy(FEATURES, AVAILABLE)
     weights = [w.value for w in policy.trainable_variables]
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
-    changes = action_derivatives(policy, FEATURES, AVAILABLE, directions)
+    changes = tf.function(route.action_derivatives, autograph=False)(
+        policy, FEATURES, AVAILABLE, directions
+    )
     for direction, change in zip(directions, changes, strict=True):
         expected = sum(
             np.tensordot(j, d, axes=d.ndim) for j, d in zip(jacobian, direction, strict=True)
@@ -71,19 +79,23 @@ def test_derivatives_equal_the_jacobian(policy):
         assert_allclose(change, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_derivatives_along_zero_are_zero(policy):
+def test_derivatives_along_zero_are_zero(policy, route):
     zero = [tf.zeros_like(w) for w in policy.trainable_variables]
-    (change,) = action_derivatives(policy, FEATURES, AVAILABLE, [zero])
+    (change,) = tf.function(route.action_derivatives, autograph=False)(
+        policy, FEATURES, AVAILABLE, [zero]
+    )
     assert not np.any(change)
 
 
-def test_inputs_times_pseudo_gradients_are_the_gradients_of_the_weights(policy):
+def test_inputs_times_pseudo_gradients_are_the_gradients_of_the_weights(policy, route):
     """sum_t a_t g_t' for a kernel, sum_t g_t for a bias, sum_t a_t g_t for a scale."""
     with tf.GradientTape() as tape:
         inner_product = tf.reduce_sum(policy(FEATURES, AVAILABLE) * COTANGENT)
     expected = tape.gradient(inner_product, [w.value for w in policy.trainable_variables])
     gradients = []
-    pairs = pseudo_gradients(policy, FEATURES, AVAILABLE, COTANGENT)
+    pairs = tf.function(route.pseudo_gradients, autograph=False)(
+        policy, FEATURES, AVAILABLE, COTANGENT
+    )
     for layer, (a, g) in zip(policy.cell.linear_layers, pairs, strict=True):
         assert a.shape[:2] == g.shape[:2] == (NUM_PATHS, NUM_STEPS)
         if len(layer.weights) == 2:
@@ -95,24 +107,27 @@ def test_inputs_times_pseudo_gradients_are_the_gradients_of_the_weights(policy):
         assert_allclose(gradient, other, rtol=1e-10, atol=1e-12)
 
 
-def test_each_path_has_its_own_pseudo_gradients_in_a_batch_of_any_size(policy):
+def test_each_path_has_its_own_pseudo_gradients_in_a_batch_of_any_size(policy, route):
     specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in (FEATURES, COTANGENT)]
-    graph = tf.function(lambda x, y: linearize.pseudo_gradients(policy, x, AVAILABLE, y))
+    graph = tf.function(lambda x, y: route.pseudo_gradients(policy, x, AVAILABLE, y))
     graph = graph.get_concrete_function(*specs)
-    together = tf.nest.flatten(pseudo_gradients(policy, FEATURES, AVAILABLE, COTANGENT))
+    together = tf.nest.flatten(
+        tf.function(route.pseudo_gradients, autograph=False)(policy, FEATURES, AVAILABLE, COTANGENT)
+    )
     for paths in (slice(0, 1), slice(1, 3), slice(0, 3)):
         parts = graph(tf.constant(FEATURES[paths]), tf.constant(COTANGENT[paths]))
         for part, whole in zip(tf.nest.flatten(parts), together, strict=True):
             assert_allclose(part, whole[paths], rtol=1e-11, atol=1e-13)
 
 
-def test_without_a_graph_the_results_are_the_same(policy):
+def test_without_a_graph_the_results_are_the_same(policy, route):
     directions = random_directions(policy)
-    for function, graph, last in (
-        (linearize.pseudo_gradients, pseudo_gradients, COTANGENT),
-        (linearize.action_derivatives, action_derivatives, directions),
+    for function, last in (
+        (route.pseudo_gradients, COTANGENT),
+        (route.action_derivatives, directions),
     ):
         eager = tf.nest.flatten(function(policy, FEATURES, AVAILABLE, last))
+        graph = tf.function(function, autograph=False)
         expected = tf.nest.flatten(graph(policy, FEATURES, AVAILABLE, last))
         for x, y in zip(eager, expected, strict=True):
             assert_allclose(x, y, rtol=1e-10, atol=1e-12)

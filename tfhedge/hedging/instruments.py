@@ -23,8 +23,13 @@ class OptionGrid:
         r_{t,T}^(1) = e^{-r T} e^{q (T - t)} x_T - e^{-r t} x_t.
     """
 
-    def _check(self, life_name):
-        """Raises if a number is out of its range or the lists differ in length."""
+    def _check(self, life_name, *others):
+        """Makes tuples of the lists; raises if their lengths differ or a number is out of range."""
+        for name in (life_name, "strikes", *others):
+            values = getattr(self, name)
+            if np.ndim(values) != 1:
+                raise ValueError(f"Expected `{name}` to be a list. Received: {name}={values!r}")
+            object.__setattr__(self, name, tuple(values))
         lives = getattr(self, life_name)
         if len(lives) != len(self.strikes):
             raise ValueError(
@@ -77,7 +82,7 @@ class FloatingGrid(OptionGrid):
         option_cost: Cost of trading one option.
 
     Raises:
-        ValueError: If the lists differ in length, or a number is out of its range.
+        ValueError: If the lists are none or differ in length, or a number is out of its range.
 
     Example:
     >>> grid = FloatingGrid.from_paper()
@@ -187,7 +192,7 @@ class FixedGrid(OptionGrid):
         option_cost: Cost of trading one option.
 
     Raises:
-        ValueError: If the lists differ in length, or a number is out of its range.
+        ValueError: If the lists are none or differ in length, or a number is out of its range.
 
     Example:
     >>> grid = FixedGrid(expiries=(1, 3), strikes=(1.0, 1.1), is_call=(False, True))
@@ -206,14 +211,17 @@ class FixedGrid(OptionGrid):
     option_cost: float = 1e-2
 
     def __post_init__(self):
-        self._check("expiries")
+        self._check("expiries", "is_call")
         if len(self.is_call) != len(self.strikes):
             raise ValueError(
                 "Expected `is_call` and `strikes` to be of one length. "
                 f"Received: {len(self.is_call)} and {len(self.strikes)} of them"
             )
         for is_call in self.is_call:
-            checks.one_of("is_call", is_call, (True, False))
+            if not isinstance(is_call, (bool, np.bool_)):
+                raise ValueError(
+                    f"Expected `is_call` to be True or False. Received: is_call={is_call!r}"
+                )
 
     @classmethod
     def chain(cls, expiries, strikes, **costs):
@@ -301,5 +309,13 @@ class FixedGrid(OptionGrid):
 
         Returns:
             Holdings of the shape of `actions`; those of an expired contract are zero.
+
+        Raises:
+            ValueError: If `actions` is not of that shape.
         """
+        if len(actions.shape) != 3 or actions.shape[-1] != self.num_instruments:
+            raise ValueError(
+                "Expected `actions` to be of shape [num_paths, num_steps, "
+                f"{self.num_instruments}]. Received shape: {tuple(actions.shape)}"
+            )
         return tf.cumsum(actions, axis=1) * self.availability(actions.shape[1])

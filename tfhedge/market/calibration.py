@@ -7,6 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfhedge.checks import one_of
 from tfhedge.market.chain import OptionChain
 from tfhedge.market.chain_prices import ChainPrices
 from tfhedge.market.coordinates import (
@@ -18,7 +19,7 @@ from tfhedge.market.coordinates import (
 )
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
-from tfhedge.market.implied import black_price, implied_volatility
+from tfhedge.market.implied import black_price, black_vega, implied_volatility
 from tfhedge.market.least_squares import levenberg_marquardt
 
 WEIGHTS = ("vega", "spread", "equal")
@@ -99,7 +100,7 @@ def calibrate(chain, weights="vega", feller=False):
     Args:
         chain: an `OptionChain`.
         weights: $w_i$: `"vega"`, the root of Black's vega; `"spread"`, one over the spread of bid
-            and ask volatility, which the chain must have; `"equal"`.
+            and ask volatility, which the chain must have, or over 1e-4 if it is less; `"equal"`.
         feller: whether $2\kappa\theta \ge \xi^2$ shall hold. The bounds of $\xi$ are then
             $10^{-4}\sqrt{2\kappa\theta}$ and $\sqrt{2\kappa\theta}$.
 
@@ -107,9 +108,10 @@ def calibrate(chain, weights="vega", feller=False):
         `Calibration`.
 
     Raises:
-        ValueError: if `weights` is unknown, the chain has fewer than five quotes or two expiries,
-            or no spreads although the weights are to come from them.
-        RuntimeError: if the fit does not come to rest, with the reason.
+        ValueError: if `chain` is no `OptionChain`, has fewer than five quotes or two expiries, or
+            no spreads although the weights are to come from them, or if `weights` is unknown.
+        RuntimeError: if the fit does not come to rest, or ends where the model has no volatility
+            for a quote.
 
     Reference: Cui, del Bano Rollin and Germano, Full and fast calibration of the Heston stochastic
     volatility model (2017).
@@ -125,8 +127,12 @@ def calibrate(chain, weights="vega", feller=False):
     >>> print(f"kappa {fit.market.kappa:.5f}, xi {fit.market.xi:.5f}, RMSE {fit.rmse:.5f}")
     kappa 2.00000, xi 0.50000, RMSE 0.00000
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"Expected `weights` to be one of {WEIGHTS}. Received: {weights!r}")
+    if not isinstance(chain, OptionChain):
+        raise ValueError(
+            "Expected `chain` to be an `OptionChain`, as `read_chain` makes of a file. "
+            f"Received: a {type(chain).__name__}"
+        )
+    one_of("weights", weights, WEIGHTS)
     if len(chain) < len(PARAMETERS):
         raise ValueError(f"Expected 5 quotes or more for 5 parameters. Received: {len(chain)}")
     if len(np.unique(chain.maturity)) < 2:
@@ -143,7 +149,7 @@ def calibrate(chain, weights="vega", feller=False):
     found = _search(ChainPrices.of(chain), quotes, starts, *box, feller=feller)
     last = _finish(quotes, found, *box, feller=feller)
     if not np.isfinite(last.cost[0]):
-        raise RuntimeError("The fit failed: the model cannot price a quote at any start")
+        raise RuntimeError("The fit failed: where it ended a quote has no finite residual")
     if not last.at_rest[0]:
         raise RuntimeError(f"The fit failed: no minimum after {int(last.num_steps)} steps")
     parameters = parameters_at(last.x, feller)[0].numpy()
@@ -213,7 +219,7 @@ def _search(prices, quotes, starts, low, high, feller):
         # Where the quadrature's price is lost in its error, it stays with that in price.
         told = (volatility > 0) & (vega > _LEAST_VEGA)
         volatility = tf.where(told, volatility, market)
-        scale = weight / tf.where(told, _vega(k, maturity, volatility), vega)
+        scale = weight / tf.where(told, black_vega(volatility, k, maturity), vega)
         residuals = tf.where(told, weight * (volatility - market), scale * errors)
         return residuals, scale[..., tf.newaxis] * jacobian
 
@@ -247,18 +253,11 @@ def _finish(quotes, start, low, high, feller):
         slopes = tf.ensure_shape(slopes, [None, None, len(PARAMETERS)])
         volatility = implied_volatility(price, 1.0, strike, maturity, is_call)
         # Where the model's price underflows its volatility is 0, and has no derivative.
-        scale = tf.math.divide_no_nan(weight, _vega(k, maturity, volatility))
+        scale = tf.math.divide_no_nan(weight, black_vega(volatility, k, maturity))
         jacobian = scale[..., tf.newaxis] * by_coordinates(slopes, parameters, feller)
         return weight * (volatility - market), jacobian
 
     return levenberg_marquardt(residuals, tf.size(k), start, low, high, step_tolerance=1e-6)
-
-
-def _vega(k, maturity, volatility):
-    """Black's vega over the discounted forward."""
-    deviation = volatility * tf.sqrt(maturity)
-    d1 = 0.5 * deviation - k / deviation
-    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
 
 
 def _root_mean_square(errors):

@@ -9,13 +9,15 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from tfhedge.checks import elements, positive
-from tfhedge.market.implied import implied_volatility
+from tfhedge.checks import elements, one_of, positive
+from tfhedge.market.implied import black_vega, implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
 _MIN_PAIRS = 3
 # A discount factor above this, or below its inverse, comes of strikes and prices in other units.
 _LARGEST_DISCOUNT = 4.0
+# StochVolModels' types of options; I is for inverse, paid in the underlying.
+_IS_CALL = {"C": 1.0, "IC": 1.0, "P": 0.0, "IP": 0.0}
 
 # In a graph the answer to an impossible price is NaN, not an error.
 _volatility_or_nan = tf.function(implied_volatility, autograph=False, reduce_retracing=True)
@@ -68,9 +70,7 @@ class OptionChain:
         checked["spread"] = elements(
             "spread", self.spread, lambda x: x >= 0, "non-negative numbers"
         )
-        shapes = {name: np.shape(value) for name, value in checked.items() if name != "spot"}
-        if len(set(shapes.values())) > 1 or len(shapes["strike"]) != 1:
-            raise ValueError(f"Expected one number for each quote. Received: shapes {shapes}")
+        _check_shapes({name: value for name, value in checked.items() if name != "spot"})
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -84,10 +84,8 @@ class OptionChain:
 
     @property
     def vega(self):
-        r"""Black's vega over the discounted forward, $\sqrt\tau\,\varphi(d_1)$, `[num_quotes]`."""
-        deviation = self.volatility * np.sqrt(self.maturity)
-        d1 = -self.log_moneyness / deviation + 0.5 * deviation
-        return np.sqrt(self.maturity) * np.exp(-0.5 * d1**2) / math.sqrt(2.0 * math.pi)
+        """`black_vega` of the quotes, `[num_quotes]`."""
+        return black_vega(self.volatility, self.log_moneyness, self.maturity).numpy()
 
     @property
     def at_the_money(self):
@@ -146,7 +144,8 @@ class OptionChain:
             `OptionChain`, its quotes in the order of the rows.
 
         Raises:
-            ValueError: if neither prices nor volatilities are complete, or no row is sound.
+            ValueError: if the arrays' lengths differ, neither prices nor volatilities are
+                complete, or no row is sound.
 
         >>> chain = OptionChain.from_quotes(
         ...     maturity=[0.5, 0.5, 0.5], strike=[90.0, 100.0, 110.0], forward=[101.0] * 3,
@@ -154,20 +153,23 @@ class OptionChain:
         >>> len(chain), *map(tuple, chain.rejected)
         (1, (2, 'zero bid'), (3, 'crossed: bid 0.2, ask 0.19'))
         """
+        columns = {
+            "maturity": maturity,
+            "strike": strike,
+            "is_call": is_call,
+            "bid": bid,
+            "ask": ask,
+            "bid_iv": bid_iv,
+            "ask_iv": ask_iv,
+            "forward": forward,
+            "discount": discount,
+        }
+        given = {**columns, "row": row}
+        _check_shapes({name: values for name, values in given.items() if values is not None})
         nothing = np.full(np.shape(strike), math.nan)
         table = {
             name: nothing if values is None else np.array(values, np.float64)
-            for name, values in {
-                "maturity": maturity,
-                "strike": strike,
-                "is_call": is_call,
-                "bid": bid,
-                "ask": ask,
-                "bid_iv": bid_iv,
-                "ask_iv": ask_iv,
-                "forward": forward,
-                "discount": discount,
-            }.items()
+            for name, values in columns.items()
         }
         has_prices = bid is not None and ask is not None and is_call is not None
         has_iv = bid_iv is not None and ask_iv is not None
@@ -234,14 +236,15 @@ class OptionChain:
             `OptionChain`; its rows are numbered expiry after expiry.
 
         Raises:
-            ValueError: if the chain holds no implied volatilities.
+            ValueError: if the chain holds no implied volatilities, or a type of option other than
+                C, IC, P and IP.
         """
         if chain.bid_ivs is None or chain.ask_ivs is None:
             raise ValueError("Expected a chain with bid_ivs and ask_ivs. Received: without")
         lengths = [len(strikes) for strikes in chain.strikes_ttms]
-        strike, bid_iv, ask_iv = (
+        strike, kind, bid_iv, ask_iv = (
             np.concatenate([np.asarray(x) for x in slices])
-            for slices in (chain.strikes_ttms, chain.bid_ivs, chain.ask_ivs)
+            for slices in (chain.strikes_ttms, chain.optiontypes_ttms, chain.bid_ivs, chain.ask_ivs)
         )
         maturity, forward, discount = (
             np.repeat(np.asarray(x, np.float64), lengths)
@@ -250,6 +253,7 @@ class OptionChain:
         return cls.from_quotes(
             maturity=maturity,
             strike=strike,
+            is_call=[_IS_CALL[one_of("type", x, tuple(_IS_CALL))] for x in kind.tolist()],
             bid_iv=bid_iv,
             ask_iv=ask_iv,
             forward=forward,
@@ -274,6 +278,13 @@ class OptionChain:
             + (", ..." if len(numbers) > num_rows else "")
             for reason, numbers in rows.items()
         )
+
+
+def _check_shapes(columns):
+    """Raises a `ValueError` unless all are vectors of one length."""
+    shapes = {name: np.shape(values) for name, values in columns.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["strike"]) != 1:
+        raise ValueError(f"Expected one number for each quote. Received: shapes {shapes}")
 
 
 def _rows(table):
@@ -362,7 +373,7 @@ def _volatilities(table, has_iv):
         return _volatility_or_nan(*numbers, tf.constant(table["is_call"] > 0.5)).numpy()
 
     mid = volatility(0.5 * (table["bid"] + table["ask"]))
-    # The bid may be worth less than the option is against the forward: no volatility, no spread.
+    # A bid below the bounds without arbitrage counts as volatility 0, an ask above them as the mid.
     low, high = (volatility(table[name]) for name in ("bid", "ask"))
     low = np.where(np.isnan(low), 0.0, low)
     return mid, np.where(np.isnan(high), mid, high) - low

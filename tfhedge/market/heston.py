@@ -2,10 +2,17 @@
 
 import dataclasses
 
+import scipy.special
 import tensorflow as tf
 
-from tfhedge.checks import elements, finite, in_range, non_negative, positive
-from tfhedge.market.affine import affine_exponents, to_complex
+from tfhedge.checks import (
+    broadcast_with_booleans,
+    elements,
+    finite,
+    in_range,
+    non_negative,
+    positive,
+)
 from tfhedge.market.fourier import heston_price
 
 
@@ -22,7 +29,7 @@ class Heston:
     The variance stays above zero if $2\kappa\theta > \xi^2$ (Feller); nothing here requires it.
 
     The model is affine: the moments of $x_\tau$ over its forward $F = x_0e^{(r - \delta)\tau}$ are
-    exponentials of functions affine in $v_0$, which `affine_exponents` has in closed form.
+    exponentials of functions affine in $v_0$, see `tfhedge.market.affine`.
 
     Args:
         spot: spot price at time 0, positive.
@@ -69,6 +76,20 @@ class Heston:
         """The market of Mueller et al., Fast Deep Hedging, section 4.1."""
         return cls(spot=1.0, v0=0.0625, kappa=8.0, theta=0.0625, xi=1.0, rho=-0.7)
 
+    @property
+    def largest_variance(self):
+        r"""The largest variance that tables of it cover.
+
+        It is the $1 - 10^{-9}$ quantile of the stationary law of the variance, a gamma law of shape
+        $2\kappa\theta/\xi^2$ and scale $\xi^2/2\kappa$, and at least $8\max(v_0, \theta)$.
+
+        >>> print(f"{Heston.from_paper().largest_variance:.6f}")
+        1.295204
+        """
+        scale = self.xi**2 / (2.0 * self.kappa)
+        quantile = scale * scipy.special.gammainccinv(self.theta / scale, 1e-9)
+        return max(float(quantile), 8.0 * max(self.v0, self.theta))
+
     def vanilla_price(self, strike, maturity, is_call):
         r"""Price of a European option today, in units of money.
 
@@ -84,50 +105,19 @@ class Heston:
             the parameters, for derivatives and for batches of them; it says how it is computed.
 
         Raises:
-            ValueError: if, outside of a graph, an argument is out of its range.
+            ValueError: if, outside of a graph, an argument is out of its range, or the shapes do
+                not broadcast.
 
         >>> market = Heston(100.0, 0.04, 4.0, 0.25, 1.0, -0.5, rate=0.01, dividend_yield=0.02)
         >>> market.vanilla_price([80.0, 100.0], 1.0, [False, True]).numpy().round(9).tolist()
         [7.958878113, 16.070154917]
         """
         if tf.executing_eagerly():
-            elements("strike", strike, lambda x: x > 0, "positive numbers")
-            elements("maturity", maturity, lambda x: x >= 0, "non-negative numbers")
+            numbers = {
+                "strike": elements("strike", strike, lambda x: x > 0, "positive numbers"),
+                "maturity": elements(
+                    "maturity", maturity, lambda x: x >= 0, "non-negative numbers"
+                ),
+            }
+            broadcast_with_booleans("is_call", is_call, numbers)
         return heston_price(strike, maturity, is_call, **dataclasses.asdict(self))
-
-    def affine_exponents(self, u, maturity):
-        r"""$A$ and $B$ of $\mathbb E[e^{iu\log(x_\tau/F)} \mid v_0 = v] = e^{A + Bv}$.
-
-        Args:
-            u: complex128 tensor, the argument of the characteristic function.
-            maturity: float64 tensor that broadcasts with `u`, $\tau$ in years.
-
-        Returns:
-            Tuple `(A, B)` of complex128 tensors of the broadcast shape.
-
-        >>> A, B = Heston.from_paper().affine_exponents(0.0, 1.0)
-        >>> bool(A == 0), bool(B == 0)
-        (True, True)
-        """
-        z = 1j * to_complex(u)
-        return affine_exponents(z, maturity, self.kappa, self.theta, self.xi, self.rho)
-
-    def characteristic_function(self, u, maturity, variance):
-        r"""$\mathbb E[e^{iu\log(x_\tau/F)} \mid v_0 = v]$, the drift being left out.
-
-        Args:
-            u: complex128 tensor, the argument of the characteristic function.
-            maturity: float64 tensor, $\tau$ in years.
-            variance: float64 tensor, the annual variance $v$ today.
-
-        Returns:
-            complex128 tensor of the three arguments' broadcast shape.
-
-        The spot over its forward is a martingale, so that its first moment is 1:
-
-        >>> moment = Heston.from_paper().characteristic_function(-1j, 0.5, 0.04)
-        >>> print(f"{abs(moment.numpy()):.12f}")
-        1.000000000000
-        """
-        A, B = self.affine_exponents(u, maturity)
-        return tf.exp(A + B * to_complex(variance))

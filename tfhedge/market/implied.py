@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfhedge.checks import elements
+from tfhedge.checks import broadcast_with_booleans, elements
 from tfhedge.numerics import bisect
 
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -56,6 +56,30 @@ def black_price(volatility, spot, strike, maturity, is_call, *, rate=0.0, divide
     return _black_price(volatility, tf.convert_to_tensor(is_call, tf.bool), *option)
 
 
+def black_vega(volatility, log_moneyness, maturity):
+    r"""Derivative of Black's price by the volatility, over the discounted forward.
+
+    $$\sqrt\tau\,\varphi(d_1), \qquad d_1 = -k/(\sigma\sqrt\tau) + \tfrac12\sigma\sqrt\tau$$
+
+    Args:
+        volatility: annual volatility $\sigma$, positive.
+        log_moneyness: $k = \log(K/F)$ with $F$ the forward.
+        maturity: $\tau$ in years, positive.
+
+    All are converted to tensors and broadcast.
+
+    Returns:
+        float64 tensor of the broadcast shape.
+
+    >>> print(f"{black_vega(0.2, 0.1, 0.5).numpy():.10f}")
+    0.2303830033
+    """
+    volatility, log_moneyness, maturity = map(_float64, (volatility, log_moneyness, maturity))
+    deviation = volatility * tf.sqrt(maturity)
+    d1 = 0.5 * deviation - log_moneyness / deviation
+    return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / _SQRT_TWO_PI
+
+
 def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, dividend_yield=0.0):
     r"""Volatility with which Black's formula gives a price.
 
@@ -85,7 +109,8 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
         a graph it is NaN where an argument is out of its range.
 
     Raises:
-        ValueError: if, outside of a graph, an argument is out of its range.
+        ValueError: if, outside of a graph, an argument is out of its range, or the shapes do not
+            broadcast.
 
     Reference: Jaeckel, Let's be rational (2015), for the two branches.
 
@@ -95,8 +120,14 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
     [0.2, 0.2]
     """
     if tf.executing_eagerly():
-        for name, value in (("spot", spot), ("strike", strike), ("maturity", maturity)):
-            elements(name, value, lambda x: x > 0, "positive numbers")
+        numbers = {
+            name: elements(name, value, lambda x: x > 0, "positive numbers")
+            for name, value in (("spot", spot), ("strike", strike), ("maturity", maturity))
+        }
+        carry = (("rate", rate), ("dividend_yield", dividend_yield))
+        for name, value in (("price", price), *carry):
+            numbers[name] = elements(name, value, np.isfinite, "finite numbers")
+        broadcast_with_booleans("is_call", is_call, numbers)
     price, *option = map(_float64, (price, spot, strike, maturity, rate, dividend_yield))
     volatility, low, high = _implied_volatility(
         price, tf.convert_to_tensor(is_call, tf.bool), *option

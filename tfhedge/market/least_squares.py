@@ -48,8 +48,8 @@ def levenberg_marquardt(
 
     TensorFlow Probability's `bfgs_minimize` and `lbfgs_minimize` minimize sums of squares too, and
     find the same minima; but they have to learn the curvature that $J$ tells at once. On the search
-    of `calibrate`, from the same starts, they take 4 to 24 times as long, and longer than QuantLib
-    for its whole calibration: `benchmarks/calibration_optimizers.py` compares them.
+    of `calibrate`, from the same starts, they take 5 to 20 times as long:
+    `benchmarks/calibration_optimizers.py` compares them.
 
     Args:
         residuals: function from `[num_starts, num_parameters]` to the residuals

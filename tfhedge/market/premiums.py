@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.numerics import (
@@ -34,9 +33,10 @@ class PremiumSurface:
       \zeta = \text{affine function of } \log(v + \kappa\theta\min_i\tau_i) \in [-1, 1]$$
 
     therefore converges geometrically over the whole range $[0, v_{\max}]$ of variances, where
-    $v_{\max}$ is the $1 - 10^{-9}$ quantile of the stationary law of the variance, a gamma law of
-    shape $2\kappa\theta/\xi^2$ and scale $\xi^2/2\kappa$, and at least
-    $8\max(v_0, \theta)$. Variances out of the range are clipped to it.
+    $v_{\max}$ is the market's `largest_variance`.
+
+    In this range premiums differ from `vanilla_price` by less than 2e-7 of the spot. Variances out
+    of it are clipped to it, so that premiums are bounded, and rise with the variance everywhere.
 
     Args:
         market: the `Heston` market.
@@ -75,7 +75,7 @@ class PremiumSurface:
             raise ValueError(f"Expected `maturity` to be positive. Received: maturity={maturity}")
 
         self.num_options = len(maturity)
-        self.max_variance = _max_variance(market)
+        self.max_variance = market.largest_variance
         self._shift = market.kappa * market.theta * maturity.min()
         low, high = np.log(self._shift), np.log(self.max_variance + self._shift)
         self._zeta_slope = 2.0 / (high - low)
@@ -116,7 +116,8 @@ class PremiumSurface:
                 return coefficients[:num_terms]
         raise ValueError(
             f"Expected the premiums to be resolved by {num_points} Chebyshev points in "
-            f"log(variance + {self._shift:g}). Received: coefficients {coefficients[-1]}"
+            f"log(variance + {self._shift:g}). Received: a remainder of "
+            f"{np.abs(coefficients[-1]).max():.1e}"
         )
 
 
@@ -172,7 +173,7 @@ class PriceSurface:
 
     def __init__(self, market, dt, max_life):
         self._market, self._dt = market, dt
-        self.max_variance = _max_variance(market)
+        self.max_variance = market.largest_variance
         half_range = np.log(max(max_life, 2)) / 2.0
         lives = np.exp(half_range * (1.0 + chebyshev_points(8 + int(9.0 * half_range))))
         low, high = self._moneyness_range(lives)
@@ -294,11 +295,3 @@ def _num_terms(magnitude, tolerance):
     """How many terms to keep, at least 2; each column of `magnitude` is an expansion."""
     remainder = np.cumsum(magnitude[::-1], axis=0)[::-1].max(axis=1)
     return max(2, np.count_nonzero(~(remainder <= tolerance)))  # so that NaN counts
-
-
-def _max_variance(market):
-    """The highest variance that the surface covers."""
-    shape = np.float64(2.0 * market.kappa * market.theta / market.xi**2)
-    scale = market.xi**2 / (2.0 * market.kappa)
-    quantile = scale * tfp.math.igammacinv(shape, np.float64(1e-9)).numpy()
-    return max(quantile, 8.0 * max(market.v0, market.theta))

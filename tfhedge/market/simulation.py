@@ -1,9 +1,11 @@
 """Paths of the Heston market."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfhedge.checks import one_of, positive, positive_integer
 from tfhedge.market.exact import ExactScheme
+from tfhedge.market.heston import Heston
 from tfhedge.market.quadratic_exponential import QuadraticExponentialScheme
 
 # Paths are drawn in blocks of this many, each with a seed of its own.
@@ -32,15 +34,16 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
         num_steps: number of time steps, a Python int.
         dt: length $\Delta$ of a time step in years.
         seed: integer tensor or pair, shape `[2]`.
-        first_path: index of the first path, an integer or integer tensor.
+        first_path: index of the first path, a non-negative integer or integer tensor.
         scheme: `"exact"` or `"qe"`.
 
     Returns:
         Tuple `(spot, variance)` of float32 tensors, `[num_paths, num_steps + 1]`.
 
     Raises:
-        ValueError: if `num_paths` or `num_steps` is no positive integer, `dt` not positive, or the
-            scheme unknown.
+        ValueError: if the market is no `Heston`, `num_paths` or `num_steps` no positive integer,
+            `dt` not positive, `seed` no two integers, `first_path` no integer or known to be
+            negative, or the scheme unknown.
 
     >>> from tfhedge.market.heston import Heston
     >>> market = Heston.from_paper()
@@ -51,13 +54,25 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
     >>> bool(tf.reduce_all(tail[0] == spot[3]))
     True
     """
+    if not isinstance(market, Heston):
+        raise ValueError(f"Expected `market` to be a Heston. Received: market={market!r}")
     num_paths = positive_integer("num_paths", num_paths)
     num_steps = positive_integer("num_steps", num_steps)
     dt = positive("dt", dt)
     scheme = one_of("scheme", scheme, tuple(_SCHEMES))
-    # One integer type, since `fold_in` gives other numbers for an index of another type.
-    seed, first_path = tf.cast(seed, tf.int64), tf.cast(first_path, tf.int64)
+    seed = _integers("seed", seed, [2], -(2**63), "two integers")
+    first_path = _integers("first_path", first_path, [], 0, "a non-negative integer")
     return _simulate(market, num_paths, num_steps, dt, seed, first_path, scheme)
+
+
+def _integers(name, value, shape, low, expectation):
+    """An int64 tensor: `fold_in` gives other numbers for an index of another type."""
+    tensor = tf.convert_to_tensor(value)
+    known = tf.get_static_value(tensor)  # None for a tensor of a graph
+    is_integer = tensor.dtype.is_integer and tensor.shape.is_compatible_with(shape)
+    if not is_integer or (known is not None and np.any(known < low)):
+        raise ValueError(f"Expected `{name}` to be {expectation}. Received: {name}={value!r}")
+    return tf.cast(tensor, tf.int64)
 
 
 @tf.function(autograph=False)

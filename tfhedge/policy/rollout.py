@@ -1,10 +1,13 @@
 """The policy over all time steps."""
 
+import functools
+
 import keras
 from keras import ops
 
 from tfhedge import checks
 from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.compiled import CompiledRollout
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -58,14 +61,13 @@ class RecurrentPolicy(keras.layers.Layer):
         self.rnn.build((*features_shape[:-1], num_instruments + features_shape[-1]))
 
     def call(self, features, availability):
-        """All actions of each path.
+        """All actions of each path."""
+        return self.rnn(self.cell_inputs(features, availability))
 
-        The operations of one time step are too small to be shared out among cores. Two loops over
-        time run side by side instead, each with half of the paths.
-        """
-        inputs = self.cell_inputs(features, availability)
-        half = ops.shape(inputs)[0] // 2
-        return ops.concatenate([self.rnn(inputs[:half]), self.rnn(inputs[half:])], axis=0)
+    @functools.cached_property
+    def compiled(self):
+        """The same by another route, faster on a CPU: a `CompiledRollout`."""
+        return CompiledRollout(self.cell)
 
     def cell_inputs(self, features, availability):
         """Availability and features side by side, as the cell takes them at each step."""

@@ -5,11 +5,8 @@ import dataclasses
 import tensorflow as tf
 
 from tfhedge.hedging.problem import HedgingProblem
-from tfhedge.policy.linearize import action_derivatives, pseudo_gradients
+from tfhedge.policy import compiled_linearize, linearize
 from tfhedge.policy.rollout import RecurrentPolicy
-
-# Forward mode is many small operations, which XLA fuses.
-_compiled_derivatives = tf.function(action_derivatives, autograph=False, jit_compile=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,12 @@ class GaussNewton:
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
         cotangent = self.problem.objective.pseudo_gradient(returns, self.problem.costs, seed)
-        return pseudo_gradients(self.policy, features, self.problem.availability, cotangent)
+        availability = self.problem.availability
+        return self._linearize.pseudo_gradients(self.policy, features, availability, cotangent)
+
+    @property
+    def _linearize(self):
+        return linearize if self.policy.compiled.obstacle() else compiled_linearize
 
     def gram(self, directions, num_paths):
         """The matrix of v_i' B v_j, estimated on the first paths of the batch.
@@ -57,7 +59,7 @@ class GaussNewton:
             `[num_directions, num_directions]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        changes = _compiled_derivatives(
+        changes = self._linearize.action_derivatives(
             self.policy, features, self.problem.availability, directions
         )
         return self.problem.objective.curvature_gram(changes, returns, self.problem.costs)

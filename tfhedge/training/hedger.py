@@ -1,11 +1,15 @@
 """The Keras model that learns to hedge."""
 
+import logging
+
 import keras
 import tensorflow as tf
 
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation.report import evaluate_hedge
 from tfhedge.training.gauss_newton import GaussNewton
+
+logger = logging.getLogger(__name__)
 
 
 class HedgeMetric(keras.metrics.Metric):
@@ -85,6 +89,7 @@ class DeepHedger(keras.Model):
         self.problem = problem
         self.policy = policy
         self.hedge_metric = HedgeMetric(problem.objective)
+        self._compiles_policy = False
         self.build((None, problem.num_steps, problem.num_features))
 
     def build(self, features_shape):
@@ -99,6 +104,12 @@ class DeepHedger(keras.Model):
     def compile(self, optimizer="adam", jit_compile=False, **kwargs):
         """Sets the optimizer; XLA is off unless asked for, as Keras' loop over time loses by it."""
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        obstacle = "the whole step is compiled" if jit_compile else self.policy.compiled.obstacle()
+        self._compiles_policy = obstacle is None
+        if obstacle:
+            logger.warning("The policy is not compiled, and slower: %s", obstacle)
+        else:
+            logger.info("The policy is compiled, in %d lanes", self.policy.compiled.num_lanes)
         # State that is made while `train_step` is traced would have it traced twice.
         self.optimizer.build(self.trainable_variables)
 
@@ -110,11 +121,17 @@ class DeepHedger(keras.Model):
         """All trades of each path."""
         return self.policy(features, self.problem.availability)
 
+    def _actions(self, features, differentiable=False):
+        """All trades of each path, by the faster route where there is one."""
+        if not self._compiles_policy:
+            return self(features)
+        return self.policy.compiled(features, self.problem.availability, differentiable)
+
     def train_step(self, data):
         """One step of the optimizer on one batch."""
         features, returns, payoff = _unpack(data)
         with tf.GradientTape() as tape:
-            actions = self(features)
+            actions = self._actions(features, differentiable=True)
             pnl = self.problem.pnl(actions, returns, payoff)
             cost = self.problem.cost(actions)
             loss = self.problem.objective.loss(pnl, cost)
@@ -130,7 +147,7 @@ class DeepHedger(keras.Model):
     def test_step(self, data):
         """Adds one batch to the metrics."""
         features, returns, payoff = _unpack(data)
-        actions = self(features)
+        actions = self._actions(features)
         self.hedge_metric.update_state(
             self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
         )
@@ -149,7 +166,7 @@ class DeepHedger(keras.Model):
             A `HedgeReport`; printing it gives a table.
         """
         dataset = self.problem.dataset(num_paths, batch_size, seed)
-        return evaluate_hedge(self.problem, self, dataset)
+        return evaluate_hedge(self.problem, self._actions, dataset)
 
 
 def _unpack(data):

@@ -1,0 +1,113 @@
+"""What `tfhedge.policy.linearize` computes, compiled by XLA, by the steps of the folded policy."""
+
+import tensorflow as tf
+
+from tfhedge.policy.folded import fold, gate_factors, step, step_back, unroll, zero_state
+
+
+def pseudo_gradients(policy, features, availability, cotangent):
+    """As `tfhedge.policy.linearize.pseudo_gradients`."""
+    weights = [variable.value for variable in policy.trainable_variables]
+    pairs = _pseudo_gradients(
+        policy.cell.observes == "holdings",
+        _column(availability, features.dtype),
+        fold(weights),
+        _paths_last(features),
+        _paths_last(cotangent),
+    )
+    unfolded = [pairs[0]]
+    for (a, g), scale, kernel in zip(pairs[1:-1], weights[2:-2:3], weights[3:-2:3], strict=True):
+        normalized, hidden = tf.split(a, 2, axis=1)
+        g *= gate_factors(scale)[:, tf.newaxis]
+        unfolded += [
+            (normalized, tf.matmul(kernel[: scale.shape[0]], g)),
+            (tf.concat([scale[:, tf.newaxis] * normalized, hidden], axis=1), g),
+        ]
+    unfolded.append(pairs[-1])
+    return [(_paths_first(a), _paths_first(g)) for a, g in unfolded]
+
+
+def action_derivatives(policy, features, availability, directions):
+    """As `tfhedge.policy.linearize.action_derivatives`."""
+    weights = [variable.value for variable in policy.trainable_variables]
+    folded_directions = []
+    for direction in directions:
+        with tf.autodiff.ForwardAccumulator(weights, direction) as jvp:
+            folded = fold(weights)
+        folded_directions.append([jvp.jvp(w) for w in folded])
+    # Loops side by side, as in `CompiledRollout`.
+    half = (features.shape[0] or tf.shape(features)[0]) // 2
+    shared = (
+        policy.cell.observes == "holdings",
+        _column(availability, features.dtype),
+        folded,
+        folded_directions,
+    )
+    halves = [_derivatives(*shared, _paths_last(x)) for x in (features[:half], features[half:])]
+    return [_paths_first(tf.concat(x, axis=-1)) for x in zip(*halves, strict=True)]
+
+
+def _column(availability, dtype):
+    return tf.cast(availability, dtype)[..., tf.newaxis]
+
+
+def _paths_last(x):
+    return tf.transpose(x, [1, 2, 0])
+
+
+def _paths_first(x):
+    return tf.transpose(x, [2, 0, 1])
+
+
+@tf.function(autograph=False, jit_compile=True)
+def _pseudo_gradients(holds, available, weights, features, cotangent):
+    """Inputs and gradients of inlet, blocks and outlet, each `[num_steps, size, num_paths]`."""
+    num_steps, num_paths = features.shape[0], tf.shape(features)[2]
+
+    def forward(t, state):
+        action, state, kept = step(holds, available[t], weights, features[t], state)
+        return [action, *kept], state
+
+    actions, *kept = unroll(forward, num_steps, zero_state(weights, num_paths))
+
+    def backward(count, d_state):
+        t = num_steps - 1 - count
+        before = tf.maximum(t - 1, 0)
+        pairs, _, d_state = step_back(
+            holds,
+            available[t],
+            weights,
+            features[t],
+            [x[t] for x in kept],
+            [tf.where(t > 0, x[before], tf.zeros([], x.dtype)) for x in kept],
+            actions[t],
+            cotangent[t],
+            d_state,
+        )
+        return tf.nest.flatten(pairs), d_state
+
+    outputs = unroll(backward, num_steps, zero_state(weights, num_paths))
+    outputs = [x[::-1] for x in outputs]
+    return list(zip(outputs[::2], outputs[1::2], strict=True))
+
+
+@tf.function(autograph=False, jit_compile=True)
+def _derivatives(holds, available, weights, directions, features):
+    """The changes of the actions, `[num_steps, num_instruments, num_paths]` for each direction."""
+    num_steps, num_paths = features.shape[0], tf.shape(features)[2]
+
+    def body(t, states):
+        state, *tangents = states
+        changes, next_tangents = [], []
+        for direction, tangent in zip(directions, tangents, strict=True):
+            primals = [*weights, *tf.nest.flatten(state)]
+            with tf.autodiff.ForwardAccumulator(
+                primals, [*direction, *tf.nest.flatten(tangent)]
+            ) as jvp:
+                action, next_state, _ = step(holds, available[t], weights, features[t], state)
+            changes.append(jvp.jvp(action, "zero"))
+            next_tangents.append(tf.nest.map_structure(lambda x: jvp.jvp(x, "zero"), next_state))
+        return changes, [next_state, *next_tangents]
+
+    zero = zero_state(weights, num_paths)
+    return unroll(body, num_steps, [zero] * (1 + len(directions)))

@@ -1,0 +1,175 @@
+r"""One time step of the policy, forward and backward, with paths last.
+
+A step of a chunk of paths is a handful of products `[rows, columns] x [columns, paths]`, whose
+operands stay in a core's cache. With one sigmoid for all gates, a block is
+
+$$z = W\,[\,x\,r;\ h\,] + b, \quad r = (\tfrac1n\textstyle\sum x^2 + \epsilon)^{-1/2}, \qquad
+  (i, f, g, o) = \sigma(z), \qquad c' = f c + i\,(2g - 1), \quad h' = o\,\tanh c', \quad
+  x' = x + h',$$
+
+where `fold` has put the scale of the norm, the 1 of the forget gate's bias and
+$\tanh y = 2\sigma(2y) - 1$ into $W$ and $b$. `HedgeCell` defines what this computes.
+"""
+
+import tensorflow as tf
+
+from tfhedge.numerics import symexp
+
+_EPSILON = 1e-7  # that of `keras.ops.rms_normalization`
+
+
+def fold(weights):
+    """The matrices and biases of the compiled route.
+
+    Args:
+        weights: The policy's weights in their order.
+
+    Returns:
+        A list of matrices `[rows, columns]` and biases `[rows, 1]`: inlet, blocks, outlet.
+    """
+    inlet, inlet_bias, *blocks, outlet, outlet_bias = (tf.convert_to_tensor(w) for w in weights)
+    folded = [tf.transpose(inlet), inlet_bias[:, tf.newaxis]]
+    for scale, kernel, bias in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
+        gates = gate_factors(scale)
+        kernel = kernel * tf.concat([scale, tf.ones_like(scale)], axis=0)[:, tf.newaxis]
+        forget = tf.repeat(tf.constant([0.0, 1.0, 0.0, 0.0], scale.dtype), scale.shape[0])
+        folded += [tf.transpose(kernel * gates), ((bias + forget) * gates)[:, tf.newaxis]]
+    return [*folded, tf.transpose(outlet), outlet_bias[:, tf.newaxis]]
+
+
+def gate_factors(scale):
+    """By what `fold` multiplies the gates' logits: those of the candidate are doubled."""
+    return tf.repeat(tf.constant([1.0, 1.0, 2.0, 1.0], scale.dtype), scale.shape[0])
+
+
+def zero_state(weights, chunk):
+    """What is seen of past trades, hidden states and carries."""
+    num_instruments, units = weights[-2].shape
+    sizes = (num_instruments, *[[units] * (len(weights) // 2 - 2)] * 2)
+    return tf.nest.map_structure(lambda size: tf.zeros([size, chunk], weights[-2].dtype), sizes)
+
+
+def step(holds, available, weights, features, state):
+    """One step forward.
+
+    Args:
+        holds: Whether the policy sees its holdings, else its last action.
+        available: `[num_instruments, 1]`.
+        weights: As `fold` makes them.
+        features: `[num_features, num_paths]`.
+        state: As `zero_state` makes it.
+
+    Returns:
+        The action `[num_instruments, num_paths]`, the next state, and what `step_back` needs: what
+        the inlet saw and gave, then logits, carry and hidden state of each block.
+    """
+    past, hidden, carry = state
+    inlet, inlet_bias, *blocks, outlet, outlet_bias = weights
+    if holds:
+        past = available * past
+    x = inlet @ tf.concat([past, features], axis=0) + inlet_bias
+    kept, next_hidden, next_carry = [past, x], [], []
+    for matrix, bias, h, c in zip(blocks[::2], blocks[1::2], hidden, carry, strict=True):
+        logits = matrix @ tf.concat([x * _inverse_rms(x), h], axis=0) + bias
+        write, forget, candidate, read = _gates(logits)
+        c = forget * c + write * candidate
+        h = read * _tanh(c)
+        x += h
+        kept += [logits, c, h]
+        next_hidden.append(h)
+        next_carry.append(c)
+    action = symexp(available * (outlet @ x + outlet_bias))
+    past = past + action if holds else action
+    return action, (past, next_hidden, next_carry), kept
+
+
+def step_back(holds, available, weights, features, kept, before, action, d_action, d_state):
+    """Backpropagates through `step`.
+
+    Args:
+        holds: As for `step`.
+        available: Likewise.
+        weights: Likewise.
+        features: Likewise.
+        kept: What `step` kept.
+        before: What it kept one step before, or zeros.
+        action: The action.
+        d_action: The gradient by it, but for what it does to later steps.
+        d_state: The gradients by the next state.
+
+    Returns:
+        For inlet, blocks and outlet the inputs and the gradients by the products, then the
+        gradients by the features and by the state.
+    """
+    d_past, d_hidden, d_carry = d_state
+    inlet, _, *blocks, outlet, _ = weights
+    matrices = blocks[::2]
+    seen, x, *values = kept
+    xs = [x]
+    for h in values[2::3]:
+        xs.append(xs[-1] + h)
+
+    # symexp' is exp(|y|), which is 1 + |action|.
+    d_y = available * (d_action + d_past) * (1.0 + tf.abs(action))
+    pairs = [(xs[-1], d_y)]  # the last layer first
+    d_x = tf.matmul(outlet, d_y, transpose_a=True)
+    d_hidden, d_carry = list(d_hidden), list(d_carry)
+    for block in reversed(range(len(matrices))):
+        logits, c, _ = values[3 * block : 3 * block + 3]
+        _, c_before, h_before = before[2 + 3 * block : 5 + 3 * block]
+        write, forget, candidate, read = _gates(logits)
+        tanh_c = _tanh(c)
+        d_h = d_x + d_hidden[block]
+        d_c = d_carry[block] + d_h * read * (1.0 - tanh_c**2)
+        d_logits = tf.concat(
+            [
+                d_c * candidate * write * (1.0 - write),
+                d_c * c_before * forget * (1.0 - forget),
+                d_c * write * (0.5 * (1.0 - candidate**2)),  # its logits are doubled
+                d_h * tanh_c * read * (1.0 - read),
+            ],
+            axis=0,
+        )
+        r = _inverse_rms(xs[block])
+        normalized = xs[block] * r
+        pairs.append((tf.concat([normalized, h_before], axis=0), d_logits))
+        d_input = tf.matmul(matrices[block], d_logits, transpose_a=True)
+        d_normalized, d_hidden[block] = tf.split(d_input, 2)
+        d_carry[block] = d_c * forget
+        along = tf.reduce_mean(d_normalized * normalized, axis=0, keepdims=True)
+        d_x += r * (d_normalized - normalized * along)
+    pairs.append((tf.concat([seen, features], axis=0), d_x))
+    d_input = tf.matmul(inlet, d_x, transpose_a=True)
+    num_instruments = outlet.shape[0]
+    d_seen, d_features = d_input[:num_instruments], d_input[num_instruments:]
+    d_past = available * (d_seen + d_past) if holds else d_seen
+    return pairs[::-1], d_features, (d_past, d_hidden, d_carry)
+
+
+def unroll(body, num_steps, state):
+    """Stacked outputs of `outputs, state = body(t, state)` for t = 0, 1, ..."""
+    specs, _ = body(0, state)
+    outputs = [tf.TensorArray(x.dtype, num_steps, element_shape=x.shape) for x in specs]
+
+    def write(t, state, outputs):
+        values, state = body(t, state)
+        return t + 1, state, [o.write(t, v) for o, v in zip(outputs, values, strict=True)]
+
+    *_, outputs = tf.while_loop(
+        lambda t, *_: t < num_steps, write, (0, state, outputs), maximum_iterations=num_steps
+    )
+    return [array.stack() for array in outputs]
+
+
+def _gates(logits):
+    """Write, forget, candidate and read, by one sigmoid."""
+    write, forget, candidate, read = tf.split(tf.sigmoid(logits), 4)
+    return write, forget, 2.0 * candidate - 1.0, read
+
+
+def _tanh(x):
+    return 2.0 * tf.sigmoid(2.0 * x) - 1.0
+
+
+def _inverse_rms(x):
+    return tf.math.rsqrt(tf.reduce_mean(x**2, axis=0, keepdims=True) + _EPSILON)
