@@ -49,7 +49,7 @@ def plain_keras(policy, features, availability):
 
 def ours(policy, features, availability):
     """The policy as `DeepHedger.train_step` calls it."""
-    return policy(features, availability)
+    return policy.compiled(features, availability)
 
 
 def training_row(task, optimizer):
