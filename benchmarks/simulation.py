@@ -6,13 +6,12 @@ unit is the time of one path over one step. Rows are measured in turn, several r
 """
 
 import argparse
-import datetime
+import contextlib
 import importlib.metadata
-import json
-import os
-import platform
 import time
 from pathlib import Path
+
+from record import load, machine, write
 
 from tfhedge.cli import set_up_tensorflow
 
@@ -208,26 +207,13 @@ def ratios(rows, key):
     return {name: round(fastest(a) / fastest(b), 2) for name, (a, b) in present.items()}
 
 
-def machine():
-    """What the numbers were measured on."""
-    packages = "tensorflow", "numpy", "scipy", "QuantLib", "pyfeng"
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": [round(x, 2) for x in os.getloadavg()],
-        "python": platform.python_version(),
-        "versions": versions,
-    }
+def versions():
+    """The versions of what is measured; None for what is not there."""
+    found = dict.fromkeys(("tensorflow", "numpy", "scipy", "QuantLib", "pyfeng"))
+    for name in found:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def main():
@@ -237,9 +223,9 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results")
     arguments = parser.parse_args()
 
-    before = machine()
+    before = machine() | {"versions": versions()}
     rows = measure(arguments.rounds)
-    after = machine()["load"]
+    after = load()
     print(f"{before['processor']}, {before['cores']} cores, Python {before['python']}")
     print(", ".join(f"{name} {version}" for name, version in before["versions"].items()))
     print(f"load before {before['load']}, after {after}\n")
@@ -263,8 +249,7 @@ def main():
     result["training"] = {"batch_seconds": round(per_batch, 4), "share": round(share, 4)}
     result["training"]["step_seconds"] = steps
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        write(arguments.json, result)
 
 
 if __name__ == "__main__":

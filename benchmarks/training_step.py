@@ -21,16 +21,16 @@ the loss and on the norm of the gradient.
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from record import load, machine, write
 
 RUN = Path(__file__).parent / "training_step_rows" / "run.py"
 BATCHES, HORIZONS = (512, 1024, 2048, 4096, 8192), (60, 120, 240, 500, 1000)
@@ -237,33 +237,6 @@ def spread(row):
     """Median and extremes of the seconds."""
     median, low, high = (row[f"seconds_{key}"] for key in ("median", "min", "max"))
     return f"{median:.3f} ({low:.3f} .. {high:.3f})"
-
-
-def machine():
-    """What the numbers are measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": load(),
-        "python": platform.python_version(),
-    }
-
-
-def load():
-    """The load averages of the last 1, 5 and 15 minutes."""
-    return [round(x, 2) for x in os.getloadavg()]
-
-
-def write(path, result):
-    """Writes the file in one piece, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(result, indent=2) + "\n")
-    draft.replace(path)
 
 
 if __name__ == "__main__":

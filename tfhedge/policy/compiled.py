@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import tensorflow as tf
 
 from tfhedge.policy.cell import HedgeCell
-from tfhedge.policy.folded import fold, step, step_back, zero_state
+from tfhedge.policy.folded import fold, kept_around, step, step_back, unroll, zero_state
 
 # Paths in a chunk, whose step works in a core's cache.
 _CHUNK = 256
@@ -206,41 +206,40 @@ def num_cores():
 
 @tf.function(autograph=False, jit_compile=True)
 def _infer(holds, available, weights, features):
-    return _unroll(holds, available, weights, features)[0]
+    num_steps, _, chunk = features.shape
+
+    def body(t, state):
+        action, state, _ = step(holds, available[t], weights, features[t], state)
+        return [action], state
+
+    (actions,) = unroll(body, num_steps, zero_state(weights, chunk))
+    return actions
 
 
 @tf.function(autograph=False, jit_compile=True)
 def _forward(holds, available, weights, features, kept, slot):
     """The actions of a chunk; what the backward pass needs goes to the slot."""
+    num_steps, _, chunk = features.shape
+    first, outlet = slot * num_steps, weights[-2]
     arrays = [
         tf.TensorArray(v.dtype, v.shape[0], element_shape=v.shape[1:]).unstack(v) for v in kept
     ]
-    first = slot * features.shape[0]
-    actions, arrays = _unroll(holds, available, weights, features, arrays, first)
-    for variable, array in zip(kept, arrays, strict=True):
-        variable.assign(array.stack())
-    return actions
-
-
-def _unroll(holds, available, weights, features, arrays=(), first=0):
-    """All steps of a chunk: actions `[num_steps, num_instruments, chunk]`, and the arrays."""
-    num_steps, _, chunk = features.shape
-    outlet = weights[-2]
     actions = tf.TensorArray(outlet.dtype, num_steps, element_shape=[outlet.shape[0], chunk])
 
     def body(t, state, actions, arrays):
-        action, state, kept = step(holds, available[t], weights, features[t], state)
-        arrays = [array.write(first + t, x) for array, x in zip(arrays, kept, strict=False)]
+        action, state, values = step(holds, available[t], weights, features[t], state)
+        arrays = [array.write(first + t, x) for array, x in zip(arrays, values, strict=True)]
         return t + 1, state, actions.write(t, action), arrays
 
-    state = zero_state(weights, chunk)
     *_, actions, arrays = tf.while_loop(
         lambda t, *_: t < num_steps,
         body,
-        (0, state, actions, list(arrays)),
+        (0, zero_state(weights, chunk), actions, arrays),
         maximum_iterations=num_steps,
     )
-    return actions.stack(), arrays
+    for variable, array in zip(kept, arrays, strict=True):
+        variable.assign(array.stack())
+    return actions.stack()
 
 
 @tf.function(autograph=False, jit_compile=True)
@@ -251,14 +250,12 @@ def _backward(holds, available, weights, features, kept, slot, actions, cotangen
 
     def body(t, d_state, d_features, d_weights):
         t -= 1
-        now, before = first + t, first + tf.maximum(t - 1, 0)
         pairs, d_observed, d_state = step_back(
             holds,
             available[t],
             weights,
             features[t],
-            [v[now] for v in kept],
-            [tf.where(t > 0, v[before], tf.zeros([], v.dtype)) for v in kept],
+            *kept_around(kept, t, first),
             actions[t],
             cotangent[t],
             d_state,

@@ -2,7 +2,16 @@
 
 import tensorflow as tf
 
-from tfhedge.policy.folded import fold, gate_factors, step, step_back, unroll, zero_state
+from tfhedge.policy.folded import (
+    fold,
+    gate_factors,
+    kept_around,
+    step,
+    step_back,
+    unroll,
+    zero_state,
+)
+from tfhedge.policy.linearize import with_tangents
 
 
 def pseudo_gradients(policy, features, availability, cotangent):
@@ -72,14 +81,12 @@ def _pseudo_gradients(holds, available, weights, features, cotangent):
 
     def backward(count, d_state):
         t = num_steps - 1 - count
-        before = tf.maximum(t - 1, 0)
         pairs, _, d_state = step_back(
             holds,
             available[t],
             weights,
             features[t],
-            [x[t] for x in kept],
-            [tf.where(t > 0, x[before], tf.zeros([], x.dtype)) for x in kept],
+            *kept_around(kept, t),
             actions[t],
             cotangent[t],
             d_state,
@@ -97,17 +104,10 @@ def _derivatives(holds, available, weights, directions, features):
     num_steps, num_paths = features.shape[0], tf.shape(features)[2]
 
     def body(t, states):
-        state, *tangents = states
-        changes, next_tangents = [], []
-        for direction, tangent in zip(directions, tangents, strict=True):
-            primals = [*weights, *tf.nest.flatten(state)]
-            with tf.autodiff.ForwardAccumulator(
-                primals, [*direction, *tf.nest.flatten(tangent)]
-            ) as jvp:
-                action, next_state, _ = step(holds, available[t], weights, features[t], state)
-            changes.append(jvp.jvp(action, "zero"))
-            next_tangents.append(tf.nest.map_structure(lambda x: jvp.jvp(x, "zero"), next_state))
-        return changes, [next_state, *next_tangents]
+        def advance(state):
+            return step(holds, available[t], weights, features[t], state)
+
+        return with_tangents(advance, weights, directions, states)
 
     zero = zero_state(weights, num_paths)
     return unroll(body, num_steps, [zero] * (1 + len(directions)))

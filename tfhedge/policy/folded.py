@@ -146,6 +146,21 @@ def step_back(holds, available, weights, features, kept, before, action, d_actio
     return pairs[::-1], d_features, (d_past, d_hidden, d_carry)
 
 
+def kept_around(arrays, t, first=0):
+    """What was kept at time t, and one step before or zeros, as `step_back` takes them.
+
+    Args:
+        arrays: What was kept, each `[num_times, size, num_paths]`.
+        t: The time step.
+        first: Where time 0 is in the arrays.
+    """
+    before = first + tf.maximum(t - 1, 0)
+    return (
+        [x[first + t] for x in arrays],
+        [tf.where(t > 0, x[before], tf.zeros([], x.dtype)) for x in arrays],
+    )
+
+
 def unroll(body, num_steps, state):
     """Stacked outputs of `outputs, state = body(t, state)` for t = 0, 1, ..."""
     specs, _ = body(0, state)

@@ -59,18 +59,35 @@ def action_derivatives(policy, features, availability, directions):
     weights = [variable.value for variable in policy.trainable_variables]
 
     def step(inputs, states):
-        states, *tangents = states
-        changes, next_tangents = [], []
-        for direction, tangent in zip(directions, tangents, strict=True):
-            with tf.autodiff.ForwardAccumulator([*weights, *states], [*direction, *tangent]) as jvp:
-                action, next_states, _ = cell.step(inputs[0], states)
-            changes.append(jvp.jvp(action, "zero"))
-            next_tangents.append([jvp.jvp(state, "zero") for state in next_states])
-        return changes, [next_states, *next_tangents]
+        return with_tangents(lambda state: cell.step(inputs[0], state), weights, directions, states)
 
     zeros = _initial_states(cell, inputs)
     changes = _unroll(step, [inputs], [zeros] * (1 + len(directions)))
     return [_swap_time(change) for change in changes]
+
+
+def with_tangents(step, weights, directions, states):
+    """One step of the state and of its derivatives.
+
+    Args:
+        step: A function of the state that returns the action, the next state, and anything more.
+        weights: What the step depends on besides, a list of tensors.
+        directions: For each derivative, a list of tensors of the shapes of `weights`.
+        states: The state, a structure of tensors, and for each direction its derivative.
+
+    Returns:
+        For each direction the derivative of the action, and the next states.
+    """
+    state, *tangents = states
+    primals = [*weights, *tf.nest.flatten(state)]
+    changes, next_tangents = [], []
+    for direction, tangent in zip(directions, tangents, strict=True):
+        along = [*direction, *tf.nest.flatten(tangent)]
+        with tf.autodiff.ForwardAccumulator(primals, along) as jvp:
+            action, next_state, *_ = step(state)
+        changes.append(jvp.jvp(action, "zero"))
+        next_tangents.append(tf.nest.map_structure(lambda x: jvp.jvp(x, "zero"), next_state))
+    return changes, [next_state, *next_tangents]
 
 
 def _swap_time(x):
