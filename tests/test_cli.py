@@ -121,12 +121,13 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
-def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, capsys):
+def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, capsys, caplog):
     for name in "ab":
         assert train(tmp_path / name, "--steps", "5", "--optimizer", optimizer, "--seed", "3") == 0
     printed = capsys.readouterr().out
     assert "no hedge" in printed
     assert "learned, without its options" in printed
+    assert "The policy is compiled" in caplog.text
 
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -161,6 +162,8 @@ def train(parser, options):
     settings = {name: value for name, value in vars(options).items() if name in names}
     folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
     set_up_tensorflow()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tfhedge").setLevel(logging.INFO)
     try:
         if options.market:
             settings = read_market(options.market) | settings

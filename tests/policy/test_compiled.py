@@ -66,6 +66,30 @@ def test_actions_and_gradients_are_those_of_keras(seed, dtype):
     assert_close([actions], expected[:1], TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("seed", [3, 10, 11])
+def test_gradients_through_float16_are_close(seed, monkeypatch):
+    """The gradient by all weights together: in a tensor of few numbers, roundings cancel less."""
+    case = Case(seed, "float32")
+    expected = case.results(case.policy)
+    monkeypatch.setattr(compiled, "_MAX_EXACT_BYTES", 0)
+    results = case.results(case.policy.compiled)
+    assert_close(results[:1], expected[:1], 1e-5)
+    gradient, truth = (np.concatenate([np.ravel(g) for g in x[2:]]) for x in (results, expected))
+    error = np.linalg.norm(gradient - truth) / np.linalg.norm(truth)
+    assert 1e-6 < error <= 3e-4
+
+
+def test_logits_beyond_float16_saturate(monkeypatch):
+    """Where a gate's logit is too large for float16, its slope is zero, as it is in float32."""
+    case = Case(12, "float32")
+    weights = case.policy.get_weights()
+    weights[4] += 1e6  # the biases of the first block's gates
+    case.policy.set_weights(weights)
+    expected = case.results(case.policy)
+    monkeypatch.setattr(compiled, "_MAX_EXACT_BYTES", 0)
+    assert_close(case.results(case.policy.compiled), expected, 1e-3)
+
+
 def test_gradients_are_finite_differences():
     case, step = Case(seed=3), 1e-6
     policy, weights = case.policy, case.policy.get_weights()

@@ -83,7 +83,7 @@ class DHKFAC(keras.optimizers.Optimizer):
         trust_region=0.3,
         trust_region_decay=0.997,
         num_curvature_paths=32,
-        num_quadratic_paths=256,
+        num_quadratic_paths=128,
         seed=0,
         name="dh_kfac",
     ):
