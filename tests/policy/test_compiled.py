@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.policy import compiled
+from tfhedge.policy import compiled, compiled_linearize, linearize
 from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.linearize import pseudo_gradients
 from tfhedge.policy.rollout import RecurrentPolicy
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -156,6 +157,21 @@ def test_actions_are_the_same_in_batches_of_the_same_size():
     case = Case(seed=7, num_paths=64)
     first = case.policy.compiled(case.features, case.available)
     assert_array_equal(case.policy.compiled(case.features, case.available), first)
+
+
+@pytest.mark.parametrize("max_bytes", [10**9, 40_000])
+def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, monkeypatch):
+    case = Case(seed=13, num_paths=150)
+    policy, cotangent = case.policy, tf.zeros_like(case.cotangent)
+    pairs = pseudo_gradients(policy, case.features, case.available, cotangent)
+    inputs = [np.append(a, np.ones_like(a[..., :1]), axis=-1) for a, _ in pairs]
+    expected = [np.einsum("nti,ntj->ij", a, a) for a in inputs]
+    monkeypatch.setattr(compiled, "_MAX_BYTES", max_bytes)
+    _, forward_pass = policy.compiled.forward(case.features, case.available)
+    policy.compiled(case.features[::-1], case.available)  # takes what was kept
+    assert_close(compiled_linearize.input_moments(policy, forward_pass), expected, 1e-10)
+    moments = linearize.input_moments(policy, case.features, case.available)
+    assert_close(moments, expected, 1e-10)
 
 
 def test_second_derivatives_are_refused():

@@ -1,17 +1,14 @@
 """DH-KFAC: second-order optimization with Kronecker-factored curvature."""
 
-import functools
-import itertools
-
 import keras
 import tensorflow as tf
 
-from tfhedge import checks
-from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock
+from tfhedge.curvature.algorithm1 import Algorithm1
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
 
 
 @keras.saving.register_keras_serializable("tfhedge")
-class DHKFAC(keras.optimizers.Optimizer):
+class DHKFAC(KroneckerOptimizer):
     r"""KFAC for Deep Hedging: Algorithm 1, with the step length from the exact quadratic model.
 
     Let g be the gradient of the loss and B the Gauss-Newton matrix J' H_u J of eq. (12). One step
@@ -30,9 +27,9 @@ class DHKFAC(keras.optimizers.Optimizer):
        paths make.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
-    Algorithm 1 as printed takes its step length from \hat B (line 20) and a constant momentum (line
-    22). But \hat B leaves out what couples the layers and is smaller than B along its own
-    preconditioned gradient, so that those steps need a cap found by trial.
+    Algorithm 1 as printed, which is `DHKFAC.paper()`, takes its step length from \hat B (line 20)
+    and a constant momentum (line 22). But \hat B leaves out what couples the layers and is smaller
+    than B along its own preconditioned gradient, so that those steps need a cap found by trial.
 
     A and G start at their first estimates, which the moving averages then take in as a plain mean
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
@@ -40,9 +37,7 @@ class DHKFAC(keras.optimizers.Optimizer):
 
     Every expectation, that of A too, is over the paths of the sample, of which there may be many.
 
-    A layer with a matrix, or a matrix and a bias, is a Kronecker block; any other variable is a
-    diagonal block. A step whose update is not finite is not taken, and counted in
-    `rejected_steps`.
+    Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
     Args:
         learning_rate: Share of the minimizing step that is taken, in (0, 1], or a Keras schedule of
@@ -87,98 +82,69 @@ class DHKFAC(keras.optimizers.Optimizer):
         seed=0,
         name="dh_kfac",
     ):
-        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            checks.in_range("learning_rate", learning_rate, 0.0, 1.0, closed="right")
-        super().__init__(learning_rate=learning_rate, name=name)
-        self.momentum = checks.in_range("momentum", momentum, 0.0, 1.0)
-        self.shrinkage = checks.in_range("shrinkage", shrinkage, 0.0, 1.0, closed="right")
-        self.factor_decay = checks.in_range("factor_decay", factor_decay, 0.0, 1.0)
-        self.diagonal_decay = checks.in_range("diagonal_decay", diagonal_decay, 0.0, 1.0)
-        self.factor_interval = checks.positive_integer("factor_interval", factor_interval)
-        self.eigenbasis_interval = checks.positive_integer(
-            "eigenbasis_interval", eigenbasis_interval
+        super().__init__(
+            learning_rate,
+            name,
+            momentum=momentum,
+            shrinkage=shrinkage,
+            factor_decay=factor_decay,
+            diagonal_decay=diagonal_decay,
+            factor_interval=factor_interval,
+            eigenbasis_interval=eigenbasis_interval,
+            trust_region=trust_region,
+            trust_region_decay=trust_region_decay,
+            num_curvature_paths=num_curvature_paths,
+            num_quadratic_paths=num_quadratic_paths,
+            seed=seed,
         )
-        self.trust_region = checks.positive("trust_region", trust_region)
-        self.trust_region_decay = checks.in_range(
-            "trust_region_decay", trust_region_decay, 0.0, 1.0
-        )
-        self.num_curvature_paths = checks.positive_integer(
-            "num_curvature_paths", num_curvature_paths
-        )
-        self.num_quadratic_paths = checks.positive_integer(
-            "num_quadratic_paths", num_quadratic_paths
-        )
-        self.seed = seed
+
+    @classmethod
+    def paper(cls, **arguments):
+        """The algorithm as the paper prints it, with its numbers: an `Algorithm1`."""
+        return Algorithm1(**arguments)
 
     def build(self, variables):
-        """Creates the curvature blocks, one for each layer among the variables' paths."""
-        if self.built:
-            return
-        super().build(variables)
-        self.previous_update = self.add_optimizer_variables(variables, "previous_update")
-        self.step_size = self.add_variable((), name="step_size")
-        self.momentum_used = self.add_variable((), name="momentum_used")
-        self.rejected_steps = self.add_variable((), name="rejected_steps")
-        self.blocks = []
-        for layer, group in itertools.groupby(variables, lambda v: v.path.rpartition("/")[0]):
-            shapes = [tuple(variable.shape) for variable in group]
-            add_variable = functools.partial(self._add_block_variable, layer)
-            if [len(shape) for shape in shapes] in ([2], [2, 1]):
-                block = KroneckerBlock(shapes[0], len(shapes) == 2, add_variable)
-            elif [len(shape) for shape in shapes] == [1]:
-                block = DiagonalBlock(shapes[0][0], add_variable)
-            else:
-                raise ValueError(
-                    "Expected each layer to have a matrix, a matrix and a vector, or a vector. "
-                    f"Received: {layer!r} with weights of shapes {shapes}"
-                )
-            self.blocks.append((len(shapes), block))
-
-    def _add_block_variable(self, layer, shape, initializer, name):
-        return self.add_variable(shape, initializer, name=f"{layer}_{name}".replace("/", "_"))
-
-    def apply(self, grads, trainable_variables=None, curvature=None):
-        """Takes one step.
-
-        Args:
-            grads: Gradients of the loss.
-            trainable_variables: The variables they belong to.
-            curvature: The curvature B of the batch, with two methods and an attribute.
-                `sample(num_paths, seed)` returns, for each layer in the order of the variables, its
-                inputs and pseudo-gradients, `[num_paths, num_steps, size]`.
-                `gram(directions, num_paths)` returns the matrix of v_i' B v_j.
-                `loss_scale` is the size of the loss, for the trust region.
-
-        Raises:
-            ValueError: If no curvature is given.
-        """
-        if curvature is None:
-            raise ValueError(
-                "Expected the `curvature` of the batch: train a `DeepHedger`, or call "
-                "`apply(grads, variables, curvature=...)`. Received: curvature=None"
-            )
+        """Creates the state."""
         if not self.built:
-            self.build(trainable_variables)
-        update = self._update(grads, curvature)
-        super().apply(update, trainable_variables)
-        for slot, step in zip(self.previous_update, update, strict=True):
-            slot.assign(step)
+            super().build(variables)
+            self.momentum_used = self.add_variable((), name="momentum_used")
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Adds the update that `apply` passes in place of a gradient; it is scaled already."""
-        self.assign_add(variable, gradient)
+    def _update_blocks(self, curvature):
+        """Lines 3 to 14, with the bases renewed before D is measured."""
+        # A plain mean, until it has as many terms as the decay gives weight to.
+        past = tf.cast(self.iterations // self.factor_interval, self.damping.dtype)
+        plain_mean = past / (past + 1.0)
+        factor_decay = tf.minimum(self.factor_decay, plain_mean)
+        diagonal_decay = tf.minimum(self.diagonal_decay, plain_mean)
+
+        def renew_eigenbases():
+            return tf.cond(
+                self.iterations % self.eigenbasis_interval == 0,
+                lambda: tf.reduce_all([block.update_eigenbasis() for block in self.blocks]),
+                lambda: True,
+            )
+
+        def take_in_sample():
+            pairs = list(zip(self.blocks, self._sample(curvature), strict=True))
+            taken = [block.update_factors(a, g, factor_decay) for block, (a, g) in pairs]
+            taken.append(renew_eigenbases())
+            taken += [block.update_diagonal(a, g, diagonal_decay) for block, (a, g) in pairs]
+            return tf.reduce_all(taken)
+
+        return tf.cond(
+            self.iterations % self.factor_interval == 0, take_in_sample, renew_eigenbases
+        )
 
     def _update(self, gradients, curvature):
-        """The update of each variable: lines 3 to 22, with the step length from M."""
-        self._update_blocks(curvature)
+        """Lines 15 to 22, with step length and momentum from M."""
         direction = self._precondition(gradients)
-        previous = [slot.value for slot in self.previous_update]
+        previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
-        slopes = [_inner(gradients, direction), _inner(gradients, previous)]
-        coefficients = minimize_in_plane(slopes, gram, self.momentum) * self.learning_rate
+        slopes = [inner(gradients, direction), inner(gradients, previous)]
+        coefficients = minimize_in_plane(slopes, gram, self.momentum)
+        coefficients *= tf.cast(self.learning_rate, gram.dtype)
 
-        decay = self.trust_region_decay ** tf.cast(self.iterations, tf.float32)
-        radius = self.trust_region * decay * curvature.loss_scale
+        radius = self._decayed_trust_region() * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
         shortened = tf.sqrt(tf.math.divide_no_nan(radius, curved))
         coefficients *= tf.where(curved > 0.0, tf.minimum(1.0, shortened), 1.0)
@@ -187,63 +153,9 @@ class DHKFAC(keras.optimizers.Optimizer):
             coefficients[0] * v + coefficients[1] * p
             for v, p in zip(direction, previous, strict=True)
         ]
-        finite = _all_finite(update)
-        coefficients = tf.where(finite, coefficients, 0.0)
-        self.step_size.assign(-coefficients[0])
-        self.momentum_used.assign(coefficients[1])
-        self.rejected_steps.assign_add(tf.where(finite, 0.0, 1.0))
-        return [tf.where(finite, u, tf.zeros_like(u)) for u in update]
-
-    def _update_blocks(self, curvature):
-        """Lines 3 to 14."""
-        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
-        past = tf.cast(self.iterations // self.factor_interval, tf.float32)
-        plain_mean = past / (past + 1.0)
-        factor_decay = tf.minimum(self.factor_decay, plain_mean)
-        diagonal_decay = tf.minimum(self.diagonal_decay, plain_mean)
-
-        def update():
-            sample = curvature.sample(self.num_curvature_paths, seed)
-            _when(_all_finite(tf.nest.flatten(sample)), lambda: take_in(sample))
-
-        def take_in(sample):
-            for (_, block), (a, g) in zip(self.blocks, sample, strict=True):
-                block.update_factors(a, g, factor_decay)
-            renew_eigenbases()
-            for (_, block), (a, g) in zip(self.blocks, sample, strict=True):
-                block.update_diagonal(a, g, diagonal_decay)
-
-        def renew_eigenbases():
-            _when(
-                self.iterations % self.eigenbasis_interval == 0,
-                lambda: [block.update_eigenbasis() for _, block in self.blocks],
-            )
-
-        _when(self.iterations % self.factor_interval == 0, update, otherwise=renew_eigenbases)
-
-    def _precondition(self, gradients):
-        """Lines 16 to 19."""
-        gradients = iter(gradients)
-        return [
-            preconditioned
-            for num_variables, block in self.blocks
-            for preconditioned in block.precondition(
-                list(itertools.islice(gradients, num_variables)), self.shrinkage
-            )
-        ]
-
-    def get_config(self):
-        """The arguments that make this optimizer again."""
-        names = [
-            *("momentum", "shrinkage", "factor_decay", "diagonal_decay", "factor_interval"),
-            *("eigenbasis_interval", "trust_region", "trust_region_decay"),
-            *("num_curvature_paths", "num_quadratic_paths", "seed"),
-        ]
-        inherited = super().get_config()
-        return {
-            **{name: inherited[name] for name in ("name", "learning_rate")},
-            **{name: getattr(self, name) for name in names},
-        }
+        momentum = tf.cast(coefficients[1], tf.float32)
+        self.momentum_used.assign(tf.where(tf.math.is_finite(momentum), momentum, 0.0))
+        return update, update, -coefficients[0]
 
 
 def minimize_in_plane(slopes, gram, max_momentum):
@@ -276,16 +188,3 @@ def minimize_in_plane(slopes, gram, max_momentum):
     mu = tf.where(independent, tf.clip_by_value(mu, 0.0, max_momentum), 0.0)
     alpha = tf.math.divide_no_nan(slope_v + mu * b_vp, b_vv)
     return tf.stack([-alpha, mu])
-
-
-def _when(condition, act, otherwise=lambda: None):
-    """Runs `act` where `condition` holds, else `otherwise`: functions with effects and no value."""
-    tf.cond(condition, lambda: (act(), tf.no_op())[1:], lambda: (otherwise(), tf.no_op())[1:])
-
-
-def _inner(left, right):
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(left, right, strict=True)])
-
-
-def _all_finite(tensors):
-    return tf.math.is_finite(tf.add_n([tf.reduce_sum(tf.abs(x)) for x in tensors]))

@@ -42,45 +42,58 @@ class KroneckerBlock:
         self.output_basis = add_variable((num_outputs, num_outputs), "identity", "output_basis")
         self.diagonal = add_variable((num_inputs, num_outputs), "zeros", "diagonal")
 
-    def update_factors(self, a, g, decay):
+    def update_factors(self, a, g, decay, input_moment=None):
         """Lines 5 and 11: moving averages of A and G.
 
         Args:
             a: Layer inputs, `[num_paths, num_steps, inputs]`.
             g: Pseudo-gradients, `[num_paths, num_steps, outputs]`.
             decay: Weight of the past.
-        """
-        a = self._homogeneous(a)
-        num_paths, num_steps = tf.unstack(tf.cast(tf.shape(a)[:2], a.dtype))
-        scale = num_paths * tf.sqrt(num_steps)
-        _average(self.input_factor, tf.einsum("nti,ntj->ij", a, a) / scale, decay)
-        _average(self.output_factor, tf.einsum("nti,ntj->ij", g, g) / scale, decay)
+            input_moment: T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ] over other paths than the sample's,
+                `[inputs + 1, inputs + 1]`.
 
-    def update_eigenbasis(self):
-        """Line 14: eigenvectors of A and G, in float64; D is carried over to the new basis."""
+        Returns:
+            Whether the new values were finite, and were taken in.
+        """
+        if input_moment is None:
+            input_moment = second_moment(self._homogeneous(a))
+        elif not self.use_bias:
+            input_moment = input_moment[:-1, :-1]
+        taken = _average(self.input_factor, input_moment, decay)
+        return taken & _average(self.output_factor, second_moment(g), decay)
+
+    def update_eigenbasis(self, carry_diagonal=True):
+        """Line 14: eigenvectors of A and G, in float64.
+
+        Args:
+            carry_diagonal: Whether D is carried over to the new basis.
+
+        Returns:
+            Whether the eigenvectors are finite, and were taken.
+        """
+        bases = self.input_basis, self.output_basis
+        factors = self.input_factor, self.output_factor
+        vectors = [tf.linalg.eigh(tf.cast(factor, tf.float64))[1] for factor in factors]
+        taken = all_finite(vectors)
         rotations = []
-        for factor, basis in (
-            (self.input_factor, self.input_basis),
-            (self.output_factor, self.output_basis),
-        ):
-            _, vectors = tf.linalg.eigh(tf.cast(factor, tf.float64))
-            vectors = tf.cast(vectors, basis.dtype)
-            rotations.append(tf.matmul(vectors, basis, transpose_a=True) ** 2)
-            basis.assign(vectors)
-        input_rotation, output_rotation = rotations
-        self.diagonal.assign(
-            input_rotation @ tf.matmul(self.diagonal, output_rotation, transpose_b=True)
-        )
+        for basis, new in zip(bases, vectors, strict=True):
+            new = tf.where(taken, tf.cast(new, basis.dtype), basis)
+            rotations.append(tf.matmul(new, basis, transpose_a=True) ** 2)
+            basis.assign(new)
+        if carry_diagonal:
+            left, right = rotations
+            self.diagonal.assign(left @ tf.matmul(self.diagonal, right, transpose_b=True))
+        return taken
 
     def update_diagonal(self, a, g, decay):
         """Line 12: moving average of D, from the pseudo-gradient of each path.
 
-        The arguments are those of `update_factors`.
+        Arguments and result are those of `update_factors`.
         """
         a = self._homogeneous(a) @ self.input_basis
         g = g @ self.output_basis
         per_path = tf.einsum("nti,nto->nio", a, g)
-        _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
+        return _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
 
     def precondition(self, gradients, shrinkage):
         """Lines 17 to 19 for the gradients of kernel and bias."""
@@ -107,16 +120,18 @@ class DiagonalBlock:
     def __init__(self, size, add_variable):
         self.diagonal = add_variable((size,), "zeros", "diagonal")
 
-    def update_factors(self, a, g, decay):
+    def update_factors(self, a, g, decay, input_moment=None):
         """Nothing to do: there are no factors."""
+        return tf.constant(True)
 
-    def update_eigenbasis(self):
+    def update_eigenbasis(self, carry_diagonal=True):
         """Nothing to do: the basis is that of the weights."""
+        return tf.constant(True)
 
     def update_diagonal(self, a, g, decay):
         """Moving average of the squared pseudo-gradient of each path."""
         per_path = tf.einsum("nti,nti->ni", a, g)
-        _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
+        return _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
 
     def precondition(self, gradients, shrinkage):
         """Divides by the shrunk diagonal."""
@@ -137,5 +152,24 @@ def shrink(diagonal, intensity):
     return tf.where(mean > 0.0, shrunk, tf.ones_like(shrunk))
 
 
+def second_moment(x):
+    """T^(-1/2) sum_t E[x_t x_t'] of `[num_paths, num_steps, size]`, the factors of eq. (8)."""
+    num_paths, num_steps = tf.unstack(tf.cast(tf.shape(x)[:2], x.dtype))
+    return tf.einsum("nti,ntj->ij", x, x) / (num_paths * tf.sqrt(num_steps))
+
+
+def all_finite(tensors):
+    """Whether no number of any of the tensors is infinite or NaN.
+
+    >>> bool(all_finite([tf.constant([1.0, 2.0]), tf.constant(float("nan"))]))
+    False
+    """
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])
+
+
 def _average(variable, value, decay):
-    variable.assign(decay * variable + (1.0 - decay) * value)
+    """Moves an average, unless it would cease to be finite; whether it did."""
+    average = decay * variable + (1.0 - decay) * value
+    finite = all_finite([average])
+    variable.assign(tf.where(finite, average, variable))
+    return finite

@@ -184,4 +184,4 @@ class HedgingProblem:
 
     def cost(self, actions):
         """Transaction costs C_T(u), `[num_paths]`."""
-        return tf.einsum("nti,ti->n", tf.abs(actions), self.costs)
+        return tf.einsum("nti,ti->n", tf.abs(actions), tf.cast(self.costs, actions.dtype))

@@ -16,11 +16,20 @@ the time. That costs its gradient at most 3e-4 of its size, far less than the sa
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfhedge.policy.cell import HedgeCell
-from tfhedge.policy.folded import fold, kept_around, step, step_back, unroll, zero_state
+from tfhedge.policy.folded import (
+    fold,
+    kept_around,
+    layer_inputs,
+    step,
+    step_back,
+    unroll,
+    zero_state,
+)
 
 # Paths in a chunk, whose step works in a core's cache.
 _CHUNK = 256
@@ -67,27 +76,47 @@ class CompiledRollout:
         Returns:
             Actions, `[num_paths, num_steps, num_instruments]`.
         """
+        if differentiable:
+            return self.forward(features, availability)[0]
+        shared, lanes = self._shared(availability), self._deal(features)
+        actions = [_each(lambda x: _infer(*shared, x), lane, shared) for lane in lanes]
+        return _gather(actions, features)
+
+    def forward(self, features, availability):
+        """All actions of each path, and the forward pass by which they were computed.
+
+        Args:
+            features: `[num_paths, num_steps, num_features]`.
+            availability: `[num_steps, num_instruments]`.
+
+        Returns:
+            Actions, `[num_paths, num_steps, num_instruments]`, and a `ForwardPass`.
+        """
+        shared, dealt = self._shared(availability), self._deal(features)
+        lanes = self._lanes_for(dealt[0], shared[-1])
+        actions, tags = _rollout(lanes, shared, dealt)
+        counted = self._deal(tf.ones_like(features[:, :1, :1]), copies=0.0)
+        return _gather(actions, features), ForwardPass(lanes, shared, dealt, actions, tags, counted)
+
+    def _shared(self, availability):
+        """What all lanes need: the kind of recurrence, availability, weights."""
+        weights = fold([w for layer in self.cell.linear_layers for w in layer.weights])
+        available = tf.cast(availability, weights[0].dtype)[..., tf.newaxis]
+        return self.cell.observes == "holdings", available, weights
+
+    def _deal(self, features, copies=1.0):
+        """Chunks for each lane, `[num_turns, num_steps, num_features, chunk]`.
+
+        The last chunks are filled up with copies of a path, times a factor.
+        """
         num_paths, (_, num_steps, num_features) = tf.shape(features)[0], features.shape
         chunk = _CHUNK
         if features.shape[0]:
             chunk = min(chunk, 16 * math.ceil(features.shape[0] / (16 * self.num_lanes)))
-        # The last chunks are filled up with copies of a path, for which no one asks.
-        copies = tf.tile(features[:1], [-num_paths % (self.num_lanes * chunk), 1, 1])
-        features = tf.concat([features, copies], axis=0)
+        filling = tf.tile(copies * features[:1], [-num_paths % (self.num_lanes * chunk), 1, 1])
+        features = tf.concat([features, filling], axis=0)
         features = tf.reshape(features, [-1, self.num_lanes, chunk, num_steps, num_features])
-        features = tf.unstack(tf.transpose(features, [1, 0, 3, 4, 2]))
-        weights = fold([w for layer in self.cell.linear_layers for w in layer.weights])
-        shared = (
-            self.cell.observes == "holdings",
-            tf.cast(availability, weights[0].dtype)[..., tf.newaxis],
-            weights,
-        )
-        if differentiable:
-            actions = _rollout(self._lanes_for(features[0], weights), shared, features)
-        else:
-            actions = [_each(lambda x: _infer(*shared, x), lane, shared) for lane in features]
-        actions = tf.transpose(tf.stack(actions), [1, 0, 4, 2, 3])
-        return tf.reshape(actions, [-1, num_steps, availability.shape[1]])[:num_paths]
+        return tf.unstack(tf.transpose(features, [1, 0, 3, 4, 2]))
 
     def _lanes_for(self, features, weights):
         """The lanes' memory, made once for each number of steps and size of the chunks."""
@@ -115,6 +144,27 @@ class CompiledRollout:
         return self._lanes[key]
 
 
+class ForwardPass(NamedTuple):
+    """A forward pass of a batch, whose values are there until the next one."""
+
+    lanes: list
+    shared: tuple
+    features: list
+    actions: list
+    tags: list
+    counted: list
+
+    def input_moments(self):
+        """The sums of [a; 1] [a; 1]' over paths and times, a the inputs of each matrix.
+
+        Returns:
+            For inlet, blocks and outlet, as `fold` makes them, `[inputs + 1, inputs + 1]`.
+        """
+        parts = zip(self.lanes, *self[2:], strict=True)
+        moments = [lane.input_moments(self.shared, *part) for lane, *part in parts]
+        return [tf.add_n(x) for x in zip(*moments, strict=True)]
+
+
 class _Lane:
     """What a lane keeps of the forward pass: in each slot one chunk, and a tag to know it by."""
 
@@ -139,17 +189,40 @@ class _Lane:
         self.tags.scatter_nd_update([[slot]], [tag + tf.cast(index, tf.int64)])
         return _forward(*shared, features[index], self.kept, slot)
 
-    def backward(self, shared, features, actions, cotangent, tag):
+    def _find(self, index, tag, shared, features, actions):
+        """The slot of a chunk, filled again if it holds another."""
+        slot = tf.minimum(index, self.num_slots - 1)
+        tf.cond(
+            self.tags[slot] == tag + tf.cast(index, tf.int64),
+            lambda: actions[index],
+            lambda: self._fill(index, tag, shared, features),
+        )
+        return slot
+
+    def input_moments(self, shared, features, actions, tag, counted):
+        """As those of a `ForwardPass`, of the chunks of this lane."""
+        weights = shared[-1]
+
+        def moments_of(index):
+            slot = self._find(index, tag, shared, features, actions)
+            return _input_moments(weights, features[index], self.kept, slot, counted[index, 0])
+
+        def turn(index, moments):
+            parts = moments_of(index - 1)
+            return index - 1, [x + y for x, y in zip(moments, parts, strict=True)]
+
+        last = tf.shape(features)[0] - 1
+        _, moments = tf.while_loop(
+            lambda index, _: index > 0, turn, (last, moments_of(last)), parallel_iterations=1
+        )
+        return moments
+
+    def backward(self, shared, features, actions, tag, cotangent):
         """The gradients by the features and by the weights."""
 
         def turn(index, by_features, by_weights):
             index -= 1
-            slot = tf.minimum(index, self.num_slots - 1)
-            tf.cond(
-                self.tags[slot] == tag + tf.cast(index, tf.int64),
-                lambda: actions[index],
-                lambda: self._fill(index, tag, shared, features),
-            )
+            slot = self._find(index, tag, shared, features, actions)
             part, gradients = _backward(
                 *shared, features[index], self.kept, slot, actions[index], cotangent[index]
             )
@@ -168,7 +241,7 @@ class _Lane:
 
 
 def _rollout(lanes, shared, features):
-    """The actions in each lane, a differentiable function of the features and the weights."""
+    """The actions in each lane, differentiable by the features and the weights, and their tags."""
     *options, weights = shared
 
     def split(arguments):
@@ -187,15 +260,24 @@ def _rollout(lanes, shared, features):
             arguments = arguments_and_cotangents[: -len(lanes)]
             cotangents = [tf.stop_gradient(x) for x in arguments_and_cotangents[-len(lanes) :]]
             features, shared = split(arguments)
-            parts = zip(lanes, features, actions, cotangents, tags, strict=True)
+            parts = zip(lanes, features, actions, tags, cotangents, strict=True)
             by_features, by_weights = zip(
                 *(lane.backward(shared, *part) for lane, *part in parts), strict=True
             )
             return [*by_features, *map(tf.add_n, zip(*by_weights, strict=True))], _no_more
 
-        return list(actions), lambda *cotangents: gradient(*arguments, *cotangents)
+        return [*actions, *tags], lambda *cotangents: gradient(
+            *arguments, *cotangents[: len(lanes)]
+        )
 
-    return rollout(*features, *weights)
+    results = rollout(*features, *weights)
+    return results[: len(lanes)], results[len(lanes) :]
+
+
+def _gather(actions, features):
+    """Actions of the lanes' chunks as those of the paths."""
+    actions = tf.transpose(tf.stack(actions), [1, 0, 4, 2, 3])
+    return tf.reshape(actions, [-1, *actions.shape[-2:]])[: tf.shape(features)[0]]
 
 
 def _no_more(*_):
@@ -257,20 +339,15 @@ def _forward(holds, available, weights, features, kept, slot):
 def _backward(holds, available, weights, features, kept, slot, actions, cotangent):
     """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
     num_steps, _, chunk = features.shape
-    first = slot * num_steps
 
     def body(t, d_state, d_features, d_weights):
         t -= 1
-        now, before = tf.nest.map_structure(
-            lambda x: tf.cast(x, features.dtype), kept_around(kept, t, first)
-        )
         pairs, d_observed, d_state = step_back(
             holds,
             available[t],
             weights,
             features[t],
-            now,
-            before,
+            *_kept_around(kept, t, slot, features),
             actions[t],
             cotangent[t],
             d_state,
@@ -292,3 +369,28 @@ def _backward(holds, available, weights, features, kept, slot, actions, cotangen
         maximum_iterations=num_steps,
     )
     return d_features.stack(), d_weights
+
+
+@tf.function(autograph=False, jit_compile=True)
+def _input_moments(weights, features, kept, slot, counted):
+    """The sums of [a; 1] [a; 1]' over all times and those paths of a chunk that count."""
+    num_steps = features.shape[0]
+
+    def body(t, moments):
+        _, inputs = layer_inputs(features[t], *_kept_around(kept, t, slot, features))
+        inputs = [counted * tf.concat([a, tf.ones_like(a[:1])], axis=0) for a in inputs]
+        products = [tf.matmul(a, a, transpose_b=True) for a in inputs]
+        return t + 1, [x + y for x, y in zip(moments, products, strict=True)]
+
+    sizes = [matrix.shape[1] + 1 for matrix in weights[::2]]
+    zeros = [tf.zeros([size, size], features.dtype) for size in sizes]
+    _, moments = tf.while_loop(
+        lambda t, _: t < num_steps, body, (0, zeros), maximum_iterations=num_steps
+    )
+    return moments
+
+
+def _kept_around(kept, t, slot, features):
+    """What a slot keeps of a time step and of the one before, as exact as the features."""
+    around = kept_around(kept, t, slot * features.shape[0])
+    return tf.nest.map_structure(lambda x: tf.cast(x, features.dtype), around)

@@ -36,6 +36,19 @@ def pseudo_gradients(policy, features, availability, cotangent):
     return [(_paths_first(a), _paths_first(g)) for a, g in unfolded]
 
 
+def input_moments(policy, forward_pass):
+    """As `tfhedge.policy.linearize.input_moments`, of a `ForwardPass` of the policy."""
+    inlet, *blocks, outlet = forward_pass.input_moments()
+    moments = [inlet]
+    for moment, scale in zip(blocks, policy.trainable_variables[2:-2:3], strict=True):
+        units = scale.shape[0]
+        own = tf.concat([tf.range(units), [2 * units]], axis=0)  # of the norm's output, and 1
+        moments.append(tf.gather(tf.gather(moment, own, axis=0), own, axis=1))
+        factors = tf.concat([scale.value, tf.ones([units + 1], moment.dtype)], axis=0)
+        moments.append(moment * factors * factors[:, tf.newaxis])
+    return [*moments, outlet]
+
+
 def action_derivatives(policy, features, availability, directions):
     """As `tfhedge.policy.linearize.action_derivatives`."""
     weights = [variable.value for variable in policy.trainable_variables]

@@ -104,19 +104,17 @@ def step_back(holds, available, weights, features, kept, before, action, d_actio
     d_past, d_hidden, d_carry = d_state
     inlet, _, *blocks, outlet, _ = weights
     matrices = blocks[::2]
-    seen, x, *values = kept
-    xs = [x]
-    for h in values[2::3]:
-        xs.append(xs[-1] + h)
+    _, _, *values = kept
+    xs, inputs = layer_inputs(features, kept, before)
 
     # symexp' is exp(|y|), which is 1 + |action|.
     d_y = available * (d_action + d_past) * (1.0 + tf.abs(action))
-    pairs = [(xs[-1], d_y)]  # the last layer first
+    gradients = [d_y]  # the last layer first
     d_x = tf.matmul(outlet, d_y, transpose_a=True)
     d_hidden, d_carry = list(d_hidden), list(d_carry)
     for block in reversed(range(len(matrices))):
         logits, c, _ = values[3 * block : 3 * block + 3]
-        _, c_before, h_before = before[2 + 3 * block : 5 + 3 * block]
+        c_before = before[3 + 3 * block]
         write, forget, candidate, read = _gates(logits)
         tanh_c = _tanh(c)
         d_h = d_x + d_hidden[block]
@@ -130,20 +128,41 @@ def step_back(holds, available, weights, features, kept, before, action, d_actio
             ],
             axis=0,
         )
-        r = _inverse_rms(xs[block])
-        normalized = xs[block] * r
-        pairs.append((tf.concat([normalized, h_before], axis=0), d_logits))
+        gradients.append(d_logits)
         d_input = tf.matmul(matrices[block], d_logits, transpose_a=True)
         d_normalized, d_hidden[block] = tf.split(d_input, 2)
         d_carry[block] = d_c * forget
+        r = _inverse_rms(xs[block])
+        normalized = xs[block] * r
         along = tf.reduce_mean(d_normalized * normalized, axis=0, keepdims=True)
         d_x += r * (d_normalized - normalized * along)
-    pairs.append((tf.concat([seen, features], axis=0), d_x))
+    gradients.append(d_x)
     d_input = tf.matmul(inlet, d_x, transpose_a=True)
     num_instruments = outlet.shape[0]
     d_seen, d_features = d_input[:num_instruments], d_input[num_instruments:]
     d_past = available * (d_seen + d_past) if holds else d_seen
-    return pairs[::-1], d_features, (d_past, d_hidden, d_carry)
+    pairs = list(zip(inputs, gradients[::-1], strict=True))
+    return pairs, d_features, (d_past, d_hidden, d_carry)
+
+
+def layer_inputs(features, kept, before):
+    """What inlet, blocks and outlet multiplied.
+
+    Args:
+        features: As for `step`.
+        kept: What `step` kept.
+        before: What it kept one step before, or zeros.
+
+    Returns:
+        The residual stream before each block and after the last, and the layers' inputs.
+    """
+    seen, x, *values = kept
+    xs, inputs = [x], [tf.concat([seen, features], axis=0)]
+    for h, h_before in zip(values[2::3], before[4::3], strict=True):
+        inputs.append(tf.concat([x * _inverse_rms(x), h_before], axis=0))
+        x += h
+        xs.append(x)
+    return xs, [*inputs, x]
 
 
 def kept_around(arrays, t, first=0):

@@ -37,6 +37,34 @@ def pseudo_gradients(policy, features, availability, cotangent):
     return [(_swap_time(a), _swap_time(g)) for a, g in zip(layer_inputs, gradients, strict=True)]
 
 
+def input_moments(policy, features, availability):
+    """The sums of [a_t; 1] [a_t; 1]' over paths and times, a_t the inputs of a linear layer.
+
+    Args:
+        policy: A built `RecurrentPolicy`.
+        features: `[num_paths, num_steps, num_features]`.
+        availability: `[num_steps, num_instruments]`.
+
+    Returns:
+        For each of `policy.cell.linear_layers`, `[inputs + 1, inputs + 1]`.
+    """
+    cell = policy.cell
+    inputs = _swap_time(policy.cell_inputs(features, availability))
+
+    def step(x, states):
+        _, states, layer_inputs = cell.step(x, states)
+        inputs = [tf.concat([a, tf.ones_like(a[:, :1])], axis=1) for a in layer_inputs]
+        return [tf.matmul(a, a, transpose_a=True) for a in inputs], states
+
+    def body(t, states, moments):
+        parts, states = step(inputs[t], states)
+        return t + 1, states, [x + y for x, y in zip(moments, parts, strict=True)]
+
+    first, states = step(inputs[0], _initial_states(cell, inputs))
+    *_, moments = tf.while_loop(lambda t, *_: t < inputs.shape[0], body, (1, states, first))
+    return moments
+
+
 def action_derivatives(policy, features, availability, directions):
     """Derivatives of the actions along directions in the space of weights: J v, exactly.
 

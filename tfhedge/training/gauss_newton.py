@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy import compiled_linearize, linearize
+from tfhedge.policy.compiled import ForwardPass
 from tfhedge.policy.rollout import RecurrentPolicy
 
 
@@ -19,6 +20,7 @@ class GaussNewton:
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
         loss_scale: The size of the batch's loss.
+        forward_pass: The compiled forward pass of the batch, if there was one.
     """
 
     problem: HedgingProblem
@@ -26,6 +28,7 @@ class GaussNewton:
     features: tf.Tensor
     returns: tf.Tensor
     loss_scale: tf.Tensor
+    forward_pass: ForwardPass | None = None
 
     def sample(self, num_paths, seed):
         """Inputs a_t and pseudo-gradients g_t of each layer, for the first paths of the batch.
@@ -43,6 +46,21 @@ class GaussNewton:
         cotangent = self.problem.objective.pseudo_gradient(returns, self.problem.costs, seed)
         availability = self.problem.availability
         return self._linearize.pseudo_gradients(self.policy, features, availability, cotangent)
+
+    def input_moments(self):
+        """T^(-1/2) sum_t E[[a_t; 1] [a_t; 1]'] of each layer over the batch.
+
+        They take no pass of their own where the forward pass kept its values.
+
+        Returns:
+            For each layer `[inputs + 1, inputs + 1]`.
+        """
+        if self.forward_pass is None:
+            moments = linearize.input_moments(self.policy, self.features, self.problem.availability)
+        else:
+            moments = compiled_linearize.input_moments(self.policy, self.forward_pass)
+        num_paths, num_steps = tf.unstack(tf.cast(tf.shape(self.features)[:2], moments[0].dtype))
+        return [x / (num_paths * tf.sqrt(num_steps)) for x in moments]
 
     @property
     def _linearize(self):

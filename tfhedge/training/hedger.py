@@ -5,7 +5,7 @@ import logging
 import keras
 import tensorflow as tf
 
-from tfhedge.curvature.dhkfac import DHKFAC
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.evaluation.report import evaluate_hedge
 from tfhedge.training.gauss_newton import GaussNewton
 
@@ -121,23 +121,31 @@ class DeepHedger(keras.Model):
         """All trades of each path."""
         return self.policy(features, self.problem.availability)
 
-    def _actions(self, features, differentiable=False):
+    def _actions(self, features):
         """All trades of each path, by the faster route where there is one."""
         if not self._compiles_policy:
             return self(features)
-        return self.policy.compiled(features, self.problem.availability, differentiable)
+        return self.policy.compiled(features, self.problem.availability, differentiable=False)
+
+    def _forward(self, features):
+        """The same for training, with the `ForwardPass` if it was compiled."""
+        if not self._compiles_policy:
+            return self(features), None
+        return self.policy.compiled.forward(features, self.problem.availability)
 
     def train_step(self, data):
         """One step of the optimizer on one batch."""
-        features, returns, payoff = _unpack(data)
+        features, returns, payoff = self._unpack(data)
         with tf.GradientTape() as tape:
-            actions = self._actions(features, differentiable=True)
+            actions, forward_pass = self._forward(features)
             pnl = self.problem.pnl(actions, returns, payoff)
             cost = self.problem.cost(actions)
             loss = self.problem.objective.loss(pnl, cost)
         gradients = tape.gradient(loss, self.trainable_variables)
-        if isinstance(self.optimizer, DHKFAC):
-            curvature = GaussNewton(self.problem, self.policy, features, returns, tf.abs(loss))
+        if isinstance(self.optimizer, KroneckerOptimizer):
+            curvature = GaussNewton(
+                self.problem, self.policy, features, returns, tf.abs(loss), forward_pass
+            )
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
         else:
             self.optimizer.apply(gradients, self.trainable_variables)
@@ -146,7 +154,7 @@ class DeepHedger(keras.Model):
 
     def test_step(self, data):
         """Adds one batch to the metrics."""
-        features, returns, payoff = _unpack(data)
+        features, returns, payoff = self._unpack(data)
         actions = self._actions(features)
         self.hedge_metric.update_state(
             self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
@@ -168,13 +176,12 @@ class DeepHedger(keras.Model):
         dataset = self.problem.dataset(num_paths, batch_size, seed)
         return evaluate_hedge(self.problem, self._actions, dataset)
 
-
-def _unpack(data):
-    """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
-    features, target, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    if sample_weight is not None:
-        raise ValueError(
-            "Expected no `sample_weight`, as the objective is one of all paths together. "
-            f"Received: sample_weight={sample_weight}"
-        )
-    return features, *target
+    def _unpack(self, data):
+        """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
+        features, target, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if sample_weight is not None:
+            raise ValueError(
+                "Expected no `sample_weight`, as the objective is one of all paths together. "
+                f"Received: sample_weight={sample_weight}"
+            )
+        return [tf.cast(x, self.policy.variable_dtype) for x in (features, *target)]

@@ -1,0 +1,116 @@
+"""Algorithm 1 as the paper prints it."""
+
+import keras
+import tensorflow as tf
+
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
+
+
+@keras.saving.register_keras_serializable("tfhedge")
+class Algorithm1(KroneckerOptimizer):
+    r"""KFAC for Deep Hedging, line by line; `DHKFAC` is what to use, this is what to compare with.
+
+    Every N^cov steps (lines 3 to 12), for each layer,
+
+        A <- beta^F A + (1 - beta^F) T^(-1/2) sum_t E_batch[a_t a_t'],
+        G <- beta^F G + (1 - beta^F) T^(-1/2) sum_t g_t g_t',
+        D <- beta^D D + (1 - beta^D) (Q_A' (sum_t a_t g_t') Q_G)^2,
+
+    with the pseudo-gradients g_t of a single path; every N^evd steps (line 14) Q_A and Q_G become
+    the eigenvectors of A and G; in every step (lines 15 to 23), for gradients V_l,
+
+        V_l^pre = Q_A ( (Q_A' V_l Q_G) / ((1 - rho) D + rho mean(D)) ) Q_G',
+        eta     = min( sqrt(rho_TR / sum_l <V_l^pre, V_l>), eta^max ),    rho_TR <- beta^TR rho_TR,
+        V_l^avg <- beta^mom V_l^avg + V_l^pre,        W_l <- W_l - eta V_l^avg.
+
+    What the paper leaves open: A, G and D start at their first estimates, Q_A and Q_G as the
+    identity, so that the first D is measured in it; the average of the gradients starts at zero. D
+    is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
+    eta^max, which it does not print.
+
+    Layers, bad numbers and their damping: `KroneckerOptimizer`.
+
+    Args:
+        learning_rate: Largest step size eta^max, or a Keras schedule of it.
+        momentum: Weight beta^mom of past gradients.
+        shrinkage: Shrinkage intensity rho of D, eq. (11).
+        factor_decay: Decay beta^F of the averages of A and G.
+        diagonal_decay: Decay beta^D of the average of D.
+        factor_interval: Steps N^cov between updates of A, G and D.
+        eigenbasis_interval: Steps N^evd between eigendecompositions.
+        trust_region: Initial size rho_TR of the trust region.
+        trust_region_decay: Its decay beta^TR in a step.
+        num_curvature_paths: Number of paths in the sample of pseudo-gradients.
+        seed: Seed of the pseudo-gradients.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate=3e-5,
+        momentum=0.92,
+        shrinkage=5e-4,
+        factor_decay=0.95,
+        diagonal_decay=0.95,
+        factor_interval=5,
+        eigenbasis_interval=25,
+        trust_region=1e-3,
+        trust_region_decay=0.997,
+        num_curvature_paths=1,
+        seed=0,
+        name="algorithm_1",
+    ):
+        super().__init__(
+            learning_rate,
+            name,
+            momentum=momentum,
+            shrinkage=shrinkage,
+            factor_decay=factor_decay,
+            diagonal_decay=diagonal_decay,
+            factor_interval=factor_interval,
+            eigenbasis_interval=eigenbasis_interval,
+            trust_region=trust_region,
+            trust_region_decay=trust_region_decay,
+            num_curvature_paths=num_curvature_paths,
+            seed=seed,
+        )
+
+    def _update_blocks(self, curvature):
+        """Lines 3 to 14."""
+        taken = tf.cond(
+            self.iterations % self.factor_interval == 0,
+            lambda: self._take_in(curvature.input_moments(), self._sample(curvature)),
+            lambda: True,
+        )
+        return taken & tf.cond(
+            self.iterations % self.eigenbasis_interval == 0,
+            lambda: tf.reduce_all([x.update_eigenbasis(carry_diagonal=False) for x in self.blocks]),
+            lambda: True,
+        )
+
+    def _take_in(self, input_moments, sample):
+        """Lines 4 to 12."""
+        first = self.iterations == 0
+        factor_decay = tf.where(first, 0.0, self.factor_decay)
+        diagonal_decay = tf.where(first, 0.0, self.diagonal_decay)
+        taken = []
+        for block, moment, (a, g) in zip(self.blocks, input_moments, sample, strict=True):
+            taken.append(block.update_factors(a, g, factor_decay, moment))
+            taken.append(block.update_diagonal(a, g, diagonal_decay))
+        return tf.reduce_all(taken)
+
+    def _update(self, gradients, curvature):
+        """Lines 15 to 23."""
+        direction = self._precondition(gradients)
+        radius = self._decayed_trust_region()
+        length = tf.sqrt(tf.math.divide_no_nan(radius, inner(direction, gradients)))
+        eta = tf.minimum(length, tf.cast(self.learning_rate, length.dtype))
+        average = [
+            self.momentum * slot + v for slot, v in zip(self.momentums, direction, strict=True)
+        ]
+        return [-eta * v for v in average], average, eta

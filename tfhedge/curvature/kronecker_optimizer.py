@@ -1,0 +1,172 @@
+"""What the optimizers with Kronecker-factored curvature have in common."""
+
+import functools
+import itertools
+
+import keras
+import tensorflow as tf
+
+from tfhedge import checks
+from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finite
+
+_fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
+_CHECKS = {
+    "momentum": _fraction,
+    "shrinkage": functools.partial(_fraction, closed="right"),
+    "factor_decay": _fraction,
+    "diagonal_decay": _fraction,
+    "factor_interval": checks.positive_integer,
+    "eigenbasis_interval": checks.positive_integer,
+    "trust_region": checks.positive,
+    "trust_region_decay": _fraction,
+    "num_curvature_paths": checks.positive_integer,
+    "num_quadratic_paths": checks.positive_integer,
+    "seed": lambda name, value: value,
+}
+
+# A step that is rejected multiplies the damping by the first; one that is taken by the second.
+_MORE_DAMPING, _LESS_DAMPING = 10.0, 0.9
+
+
+class KroneckerOptimizer(keras.optimizers.Optimizer):
+    """An optimizer that preconditions gradients by a block-diagonal matrix of `KroneckerBlock`s.
+
+    A layer with a matrix, or with a matrix and a bias, is a `KroneckerBlock`, and a vector alone,
+    such as the scale of a norm, a `DiagonalBlock`. A subclass says when they are updated, and what
+    becomes of the preconditioned gradient.
+
+    A step is rejected if new curvature or the update is not finite. That reaches neither the
+    weights nor the averages; `rejected_steps` counts one more, and the intensity of the shrinkage
+    is multiplied by `damping`, which is raised tenfold and goes back to 1 over the steps that
+    follow.
+
+    Args:
+        learning_rate: In (0, 1], or a Keras schedule.
+        name: Name of the optimizer.
+        **settings: The arguments that the subclass adds.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(self, learning_rate, name, **settings):
+        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            _fraction("learning_rate", learning_rate, closed="right")
+        super().__init__(learning_rate=learning_rate, name=name)
+        self._setting_names = list(settings)
+        for setting, value in settings.items():
+            setattr(self, setting, _CHECKS[setting](setting, value))
+
+    def build(self, variables):
+        """Creates the curvature blocks, one for each layer among the variables' paths."""
+        if self.built:
+            return
+        super().build(variables)
+        self.momentums = self.add_optimizer_variables(variables, "momentum")
+        self.step_size = self.add_variable((), name="step_size")
+        self.rejected_steps = self.add_variable((), name="rejected_steps")
+        self.damping = self.add_variable((), "ones", variables[0].dtype, name="damping")
+        self.blocks, self.block_variables = [], []
+        for layer, group in itertools.groupby(variables, lambda v: v.path.rpartition("/")[0]):
+            group = list(group)
+            shapes = [tuple(variable.shape) for variable in group]
+            add_variable = functools.partial(self._add_block_variable, layer, group[0].dtype)
+            if [len(shape) for shape in shapes] in ([2], [2, 1]):
+                block = KroneckerBlock(shapes[0], len(shapes) == 2, add_variable)
+            elif [len(shape) for shape in shapes] == [1]:
+                block = DiagonalBlock(shapes[0][0], add_variable)
+            else:
+                raise ValueError(
+                    "Expected each layer to have a matrix, a matrix and a vector, or a vector. "
+                    f"Received: {layer!r} with weights of shapes {shapes}"
+                )
+            self.blocks.append(block)
+            self.block_variables.append(group)
+
+    def _add_block_variable(self, layer, dtype, shape, initializer, name):
+        return self.add_variable(
+            shape, initializer, dtype, name=f"{layer}_{name}".replace("/", "_")
+        )
+
+    def apply(self, grads, trainable_variables=None, curvature=None):
+        """Takes one step.
+
+        Args:
+            grads: Gradients of the loss.
+            trainable_variables: The variables they belong to.
+            curvature: The curvature B of the batch, with what the subclass asks for among
+                `sample(num_paths, seed)`, for each layer in the order of the variables its inputs
+                and pseudo-gradients, `[num_paths, num_steps, size]`;
+                `input_moments()`, for each layer T^(-1/2) sum_t E[[a_t; 1] [a_t; 1]'] over the
+                batch, `[inputs + 1, inputs + 1]`;
+                `gram(directions, num_paths)`, the matrix of v_i' B v_j;
+                `loss_scale`, the size of the loss, for the trust region.
+
+        Raises:
+            ValueError: If no curvature is given.
+        """
+        if curvature is None:
+            raise ValueError(
+                "Expected the `curvature` of the batch: train a `DeepHedger`, or call "
+                "`apply(grads, variables, curvature=...)`. Received: curvature=None"
+            )
+        if not self.built:
+            self.build(trainable_variables)
+        healthy = self._update_blocks(curvature)
+        update, momentums, step_size = self._update(grads, curvature)
+        healthy &= all_finite([*update, *momentums])
+        self.step_size.assign(tf.where(healthy, tf.cast(step_size, tf.float32), 0.0))
+        self.rejected_steps.assign_add(tf.where(healthy, 0.0, 1.0))
+        factor = tf.cast(tf.where(healthy, _LESS_DAMPING, _MORE_DAMPING), self.damping.dtype)
+        self.damping.assign(tf.maximum(1.0, factor * self.damping))
+        for slot, value in zip(self.momentums, momentums, strict=True):
+            slot.assign(tf.where(healthy, value, slot))
+        super().apply([tf.where(healthy, u, tf.zeros_like(u)) for u in update], trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Adds the update that `apply` passes in place of a gradient; it is scaled already."""
+        self.assign_add(variable, gradient)
+
+    def _update_blocks(self, curvature):
+        """Lines 3 to 14: takes in new curvature, and says whether all of it was finite."""
+        raise NotImplementedError
+
+    def _update(self, gradients, curvature):
+        """Lines 15 to 22: the update, what to remember of it as `momentums`, and its step size."""
+        raise NotImplementedError
+
+    def _precondition(self, gradients):
+        """Lines 16 to 19."""
+        shrinkage = tf.minimum(1.0, self.shrinkage * self.damping)
+        gradients = iter(gradients)
+        return [
+            preconditioned
+            for block, variables in zip(self.blocks, self.block_variables, strict=True)
+            for preconditioned in block.precondition(
+                list(itertools.islice(gradients, len(variables))), shrinkage
+            )
+        ]
+
+    def _sample(self, curvature):
+        """Lines 6 to 9: inputs and pseudo-gradients of each layer."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
+        return curvature.sample(self.num_curvature_paths, seed)
+
+    def _decayed_trust_region(self):
+        """The size rho_TR of the trust region, line 21."""
+        dtype = self.damping.dtype
+        decay = tf.cast(self.trust_region_decay, dtype) ** tf.cast(self.iterations, dtype)
+        return self.trust_region * decay
+
+    def get_config(self):
+        """The arguments that make this optimizer again."""
+        inherited = super().get_config()
+        return {
+            **{name: inherited[name] for name in ("name", "learning_rate")},
+            **{name: getattr(self, name) for name in self._setting_names},
+        }
+
+
+def inner(left, right):
+    """The inner product of two lists of tensors of the same shapes."""
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(left, right, strict=True)])
