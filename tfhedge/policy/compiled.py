@@ -15,21 +15,15 @@ the time. That costs its gradient at most 3e-4 of its size, far less than the sa
 
 import math
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfhedge.policy import compiled_chunk
 from tfhedge.policy.cell import HedgeCell
-from tfhedge.policy.folded import (
-    fold,
-    kept_around,
-    layer_inputs,
-    step,
-    step_back,
-    unroll,
-    zero_state,
-)
+from tfhedge.policy.folded import fold
 
 # Paths in a chunk, whose step works in a core's cache.
 _CHUNK = 256
@@ -79,7 +73,9 @@ class CompiledRollout:
         if differentiable:
             return self.forward(features, availability)[0]
         shared, lanes = self._shared(availability), self._deal(features)
-        actions = [_each(lambda x: _infer(*shared, x), lane, shared) for lane in lanes]
+        actions = [
+            _each(lambda x: compiled_chunk.infer(*shared, x), lane, shared) for lane in lanes
+        ]
         return _gather(actions, features)
 
     def forward(self, features, availability):
@@ -141,7 +137,17 @@ class CompiledRollout:
                 self._lanes[key] = list(
                     pool.map(lambda _: _Lane(sizes, *key), range(self.num_lanes))
                 )
+            variables = [v for lane in self._lanes[key] for v in lane.kept]
+            weakref.finalize(self, _release, variables).atexit = False
         return self._lanes[key]
+
+
+def _release(variables):
+    """Frees the memory of variables; TensorFlow's registry of gradients holds them for ever."""
+    with tf.init_scope():
+        for variable in variables:
+            empty = tf.zeros([0], variable.dtype)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=empty)
 
 
 class ForwardPass(NamedTuple):
@@ -187,7 +193,7 @@ class _Lane:
     def _fill(self, index, tag, shared, features):
         slot = tf.minimum(index, self.num_slots - 1)
         self.tags.scatter_nd_update([[slot]], [tag + tf.cast(index, tf.int64)])
-        return _forward(*shared, features[index], self.kept, slot)
+        return compiled_chunk.forward(*shared, features[index], self.kept, slot)
 
     def _find(self, index, tag, shared, features, actions):
         """The slot of a chunk, filled again if it holds another."""
@@ -205,7 +211,9 @@ class _Lane:
 
         def moments_of(index):
             slot = self._find(index, tag, shared, features, actions)
-            return _input_moments(weights, features[index], self.kept, slot, counted[index, 0])
+            return compiled_chunk.input_moments(
+                weights, features[index], self.kept, slot, counted[index, 0]
+            )
 
         def turn(index, moments):
             parts = moments_of(index - 1)
@@ -223,7 +231,7 @@ class _Lane:
         def turn(index, by_features, by_weights):
             index -= 1
             slot = self._find(index, tag, shared, features, actions)
-            part, gradients = _backward(
+            part, gradients = compiled_chunk.backward(
                 *shared, features[index], self.kept, slot, actions[index], cotangent[index]
             )
             by_weights = [a + b for a, b in zip(by_weights, gradients, strict=True)]
@@ -294,103 +302,3 @@ def _each(function, elements, shared):
 def num_cores():
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _infer(holds, available, weights, features):
-    num_steps, _, chunk = features.shape
-
-    def body(t, state):
-        action, state, _ = step(holds, available[t], weights, features[t], state)
-        return [action], state
-
-    (actions,) = unroll(body, num_steps, zero_state(weights, chunk))
-    return actions
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _forward(holds, available, weights, features, kept, slot):
-    """The actions of a chunk; what the backward pass needs goes to the slot."""
-    num_steps, _, chunk = features.shape
-    first, outlet = slot * num_steps, weights[-2]
-    arrays = [
-        tf.TensorArray(v.dtype, v.shape[0], element_shape=v.shape[1:]).unstack(v) for v in kept
-    ]
-    actions = tf.TensorArray(outlet.dtype, num_steps, element_shape=[outlet.shape[0], chunk])
-
-    def body(t, state, actions, arrays):
-        action, state, values = step(holds, available[t], weights, features[t], state)
-        values = [tf.cast(x, v.dtype) for x, v in zip(values, kept, strict=True)]
-        arrays = [array.write(first + t, x) for array, x in zip(arrays, values, strict=True)]
-        return t + 1, state, actions.write(t, action), arrays
-
-    *_, actions, arrays = tf.while_loop(
-        lambda t, *_: t < num_steps,
-        body,
-        (0, zero_state(weights, chunk), actions, arrays),
-        maximum_iterations=num_steps,
-    )
-    for variable, array in zip(kept, arrays, strict=True):
-        variable.assign(array.stack())
-    return actions.stack()
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _backward(holds, available, weights, features, kept, slot, actions, cotangent):
-    """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
-    num_steps, _, chunk = features.shape
-
-    def body(t, d_state, d_features, d_weights):
-        t -= 1
-        pairs, d_observed, d_state = step_back(
-            holds,
-            available[t],
-            weights,
-            features[t],
-            *_kept_around(kept, t, slot, features),
-            actions[t],
-            cotangent[t],
-            d_state,
-        )
-        gradients = []
-        for a, g in pairs:
-            gradients += [
-                tf.matmul(g, a, transpose_b=True),
-                tf.reduce_sum(g, axis=1, keepdims=True),
-            ]
-        d_weights = [x + y for x, y in zip(d_weights, gradients, strict=True)]
-        return t, d_state, d_features.write(t, d_observed), d_weights
-
-    d_features = tf.TensorArray(features.dtype, num_steps, element_shape=features.shape[1:])
-    *_, d_features, d_weights = tf.while_loop(
-        lambda t, *_: t > 0,
-        body,
-        (num_steps, zero_state(weights, chunk), d_features, [tf.zeros_like(w) for w in weights]),
-        maximum_iterations=num_steps,
-    )
-    return d_features.stack(), d_weights
-
-
-@tf.function(autograph=False, jit_compile=True)
-def _input_moments(weights, features, kept, slot, counted):
-    """The sums of [a; 1] [a; 1]' over all times and those paths of a chunk that count."""
-    num_steps = features.shape[0]
-
-    def body(t, moments):
-        _, inputs = layer_inputs(features[t], *_kept_around(kept, t, slot, features))
-        inputs = [counted * tf.concat([a, tf.ones_like(a[:1])], axis=0) for a in inputs]
-        products = [tf.matmul(a, a, transpose_b=True) for a in inputs]
-        return t + 1, [x + y for x, y in zip(moments, products, strict=True)]
-
-    sizes = [matrix.shape[1] + 1 for matrix in weights[::2]]
-    zeros = [tf.zeros([size, size], features.dtype) for size in sizes]
-    _, moments = tf.while_loop(
-        lambda t, _: t < num_steps, body, (0, zeros), maximum_iterations=num_steps
-    )
-    return moments
-
-
-def _kept_around(kept, t, slot, features):
-    """What a slot keeps of a time step and of the one before, as exact as the features."""
-    around = kept_around(kept, t, slot * features.shape[0])
-    return tf.nest.map_structure(lambda x: tf.cast(x, features.dtype), around)

@@ -1,0 +1,117 @@
+"""All time steps of a chunk of paths, compiled by XLA: what `CompiledRollout` is made of.
+
+Time comes first and paths last. `kept` are a lane's variables, with room for the values of several
+chunks, and `slot` says for which of them.
+"""
+
+import tensorflow as tf
+
+from tfhedge.policy.folded import (
+    kept_around,
+    layer_inputs,
+    step,
+    step_back,
+    unroll,
+    zero_state,
+)
+
+
+@tf.function(autograph=False, jit_compile=True)
+def infer(holds, available, weights, features):
+    """The actions of a chunk, `[num_steps, num_instruments, num_paths]`."""
+    num_steps, _, chunk = features.shape
+
+    def body(t, state):
+        action, state, _ = step(holds, available[t], weights, features[t], state)
+        return [action], state
+
+    (actions,) = unroll(body, num_steps, zero_state(weights, chunk))
+    return actions
+
+
+@tf.function(autograph=False, jit_compile=True)
+def forward(holds, available, weights, features, kept, slot):
+    """The actions of a chunk; what the backward pass needs goes to the slot."""
+    num_steps, _, chunk = features.shape
+    first, outlet = slot * num_steps, weights[-2]
+    arrays = [
+        tf.TensorArray(v.dtype, v.shape[0], element_shape=v.shape[1:]).unstack(v) for v in kept
+    ]
+    actions = tf.TensorArray(outlet.dtype, num_steps, element_shape=[outlet.shape[0], chunk])
+
+    def body(t, state, actions, arrays):
+        action, state, values = step(holds, available[t], weights, features[t], state)
+        values = [tf.cast(x, v.dtype) for x, v in zip(values, kept, strict=True)]
+        arrays = [array.write(first + t, x) for array, x in zip(arrays, values, strict=True)]
+        return t + 1, state, actions.write(t, action), arrays
+
+    *_, actions, arrays = tf.while_loop(
+        lambda t, *_: t < num_steps,
+        body,
+        (0, zero_state(weights, chunk), actions, arrays),
+        maximum_iterations=num_steps,
+    )
+    for variable, array in zip(kept, arrays, strict=True):
+        variable.assign(array.stack())
+    return actions.stack()
+
+
+@tf.function(autograph=False, jit_compile=True)
+def backward(holds, available, weights, features, kept, slot, actions, cotangent):
+    """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
+    num_steps, _, chunk = features.shape
+
+    def body(t, d_state, d_features, d_weights):
+        t -= 1
+        pairs, d_observed, d_state = step_back(
+            holds,
+            available[t],
+            weights,
+            features[t],
+            *_kept_around(kept, t, slot, features),
+            actions[t],
+            cotangent[t],
+            d_state,
+        )
+        gradients = []
+        for a, g in pairs:
+            gradients += [
+                tf.matmul(g, a, transpose_b=True),
+                tf.reduce_sum(g, axis=1, keepdims=True),
+            ]
+        d_weights = [x + y for x, y in zip(d_weights, gradients, strict=True)]
+        return t, d_state, d_features.write(t, d_observed), d_weights
+
+    d_features = tf.TensorArray(features.dtype, num_steps, element_shape=features.shape[1:])
+    *_, d_features, d_weights = tf.while_loop(
+        lambda t, *_: t > 0,
+        body,
+        (num_steps, zero_state(weights, chunk), d_features, [tf.zeros_like(w) for w in weights]),
+        maximum_iterations=num_steps,
+    )
+    return d_features.stack(), d_weights
+
+
+@tf.function(autograph=False, jit_compile=True)
+def input_moments(weights, features, kept, slot, counted):
+    """The sums of [a; 1] [a; 1]' over all times and those paths of a chunk that count."""
+    num_steps = features.shape[0]
+
+    def body(t, moments):
+        _, inputs = layer_inputs(features[t], *_kept_around(kept, t, slot, features))
+        inputs = [counted * tf.concat([a, tf.ones_like(a[:1])], axis=0) for a in inputs]
+        products = [tf.matmul(a, a, transpose_b=True) for a in inputs]
+        return t + 1, [x + y for x, y in zip(moments, products, strict=True)]
+
+    sizes = [matrix.shape[1] + 1 for matrix in weights[::2]]
+    zeros = [tf.zeros([size, size], features.dtype) for size in sizes]
+    _, moments = tf.while_loop(
+        lambda t, _: t < num_steps, body, (0, zeros), maximum_iterations=num_steps
+    )
+    return moments
+
+
+def _kept_around(kept, t, slot, features):
+    """What a slot keeps of a time step and of the one before, as exact as the features."""
+    around = kept_around(kept, t, slot * features.shape[0])
+    return tf.nest.map_structure(lambda x: tf.cast(x, features.dtype), around)
