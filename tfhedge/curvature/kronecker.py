@@ -41,6 +41,7 @@ class KroneckerBlock:
         self.input_basis = add_variable((num_inputs, num_inputs), "identity", "input_basis")
         self.output_basis = add_variable((num_outputs, num_outputs), "identity", "output_basis")
         self.diagonal = add_variable((num_inputs, num_outputs), "zeros", "diagonal")
+        self.treatment = f"Kronecker, {num_inputs} x {num_outputs}"
 
     def update_factors(self, a, g, decay, input_moment=None):
         """Lines 5 and 11: moving averages of A and G.
@@ -119,6 +120,7 @@ class DiagonalBlock:
 
     def __init__(self, size, add_variable):
         self.diagonal = add_variable((size,), "zeros", "diagonal")
+        self.treatment = "diagonal"
 
     def update_factors(self, a, g, decay, input_moment=None):
         """Nothing to do: there are no factors."""

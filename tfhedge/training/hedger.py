@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
+from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
 from tfhedge.training.gauss_newton import GaussNewton
 
@@ -57,7 +58,7 @@ class DeepHedger(keras.Model):
 
     An ordinary Keras model: `compile` with a `DHKFAC` or any other Keras optimizer, `fit` on
     `problem.dataset(...)`. The loss is the problem's objective on each batch, the metrics are
-    `loss`, `pnl_std` and `cost`.
+    `loss`, `pnl_std` and `cost`, in training by `DHKFAC` also its `rejected_steps`.
 
     Args:
         problem: The `HedgingProblem`.
@@ -81,7 +82,7 @@ class DeepHedger(keras.Model):
     >>> hedger.compile(optimizer=th.DHKFAC())
     >>> history = hedger.fit(problem.dataset(num_paths=1024, batch_size=128), verbose=0)
     >>> sorted(history.history)
-    ['cost', 'loss', 'pnl_std']
+    ['cost', 'loss', 'pnl_std', 'rejected_steps']
     """
 
     def __init__(self, problem, policy, **kwargs):
@@ -147,10 +148,12 @@ class DeepHedger(keras.Model):
                 self.problem, self.policy, features, returns, tf.abs(loss), forward_pass
             )
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
+            more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
         else:
             self.optimizer.apply(gradients, self.trainable_variables)
+            more = {}
         self.hedge_metric.update_state(pnl, cost)
-        return self.hedge_metric.result()
+        return self.hedge_metric.result() | more
 
     def test_step(self, data):
         """Adds one batch to the metrics."""
@@ -175,6 +178,23 @@ class DeepHedger(keras.Model):
         """
         dataset = self.problem.dataset(num_paths, batch_size, seed)
         return evaluate_hedge(self.problem, self._actions, dataset)
+
+    def curvature_report(self):
+        """How each weight's gradient is preconditioned, and by what spectrum.
+
+        Returns:
+            A `CurvatureReport`; printing it gives a table.
+
+        Raises:
+            ValueError: If the optimizer has no curvature, or has not taken a step.
+        """
+        optimizer = getattr(self, "optimizer", None)
+        if not isinstance(optimizer, KroneckerOptimizer) or not int(optimizer.iterations):
+            raise ValueError(
+                "Expected a hedger that has been trained by `DHKFAC`. "
+                f"Received: optimizer={optimizer}"
+            )
+        return CurvatureReport.of(optimizer)
 
     def _unpack(self, data):
         """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
