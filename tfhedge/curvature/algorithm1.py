@@ -95,9 +95,9 @@ class Algorithm1(KroneckerOptimizer):
 
     def _take_in(self, input_moments, sample):
         """Lines 4 to 12."""
-        first = self.iterations == 0
-        factor_decay = tf.where(first, 0.0, self.factor_decay)
-        diagonal_decay = tf.where(first, 0.0, self.diagonal_decay)
+        known = tf.cast(self.iterations > 0, self.damping.dtype)
+        factor_decay = known * self.factor_decay
+        diagonal_decay = known * self.diagonal_decay
         taken = []
         for block, moment, (a, g) in zip(self.blocks, input_moments, sample, strict=True):
             taken.append(block.update_factors(a, g, factor_decay, moment))

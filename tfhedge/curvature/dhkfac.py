@@ -114,8 +114,8 @@ class DHKFAC(KroneckerOptimizer):
         # A plain mean, until it has as many terms as the decay gives weight to.
         past = tf.cast(self.iterations // self.factor_interval, self.damping.dtype)
         plain_mean = past / (past + 1.0)
-        factor_decay = tf.minimum(self.factor_decay, plain_mean)
-        diagonal_decay = tf.minimum(self.diagonal_decay, plain_mean)
+        factor_decay = tf.minimum(plain_mean, self.factor_decay)
+        diagonal_decay = tf.minimum(plain_mean, self.diagonal_decay)
 
         def renew_eigenbases():
             return tf.cond(
@@ -147,7 +147,7 @@ class DHKFAC(KroneckerOptimizer):
         radius = self._decayed_trust_region() * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
         shortened = tf.sqrt(tf.math.divide_no_nan(radius, curved))
-        coefficients *= tf.where(curved > 0.0, tf.minimum(1.0, shortened), 1.0)
+        coefficients *= tf.where(curved > 0.0, tf.minimum(shortened, 1.0), tf.ones_like(curved))
 
         update = [
             coefficients[0] * v + coefficients[1] * p

@@ -118,7 +118,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         self.step_size.assign(tf.where(healthy, tf.cast(step_size, tf.float32), 0.0))
         self.rejected_steps.assign_add(tf.where(healthy, 0.0, 1.0))
         factor = tf.cast(tf.where(healthy, _LESS_DAMPING, _MORE_DAMPING), self.damping.dtype)
-        self.damping.assign(tf.maximum(1.0, factor * self.damping))
+        self.damping.assign(tf.maximum(factor * self.damping, 1.0))
         for slot, value in zip(self.momentums, momentums, strict=True):
             slot.assign(tf.where(healthy, value, slot))
         super().apply([tf.where(healthy, u, tf.zeros_like(u)) for u in update], trainable_variables)
@@ -137,7 +137,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     def _precondition(self, gradients):
         """Lines 16 to 19."""
-        shrinkage = tf.minimum(1.0, self.shrinkage * self.damping)
+        shrinkage = tf.minimum(self.shrinkage * self.damping, 1.0)
         gradients = iter(gradients)
         return [
             preconditioned
@@ -155,7 +155,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     def _decayed_trust_region(self):
         """The size rho_TR of the trust region, line 21."""
         dtype = self.damping.dtype
-        decay = tf.cast(self.trust_region_decay, dtype) ** tf.cast(self.iterations, dtype)
+        decay = tf.constant(self.trust_region_decay, dtype) ** tf.cast(self.iterations, dtype)
         return self.trust_region * decay
 
     def get_config(self):
