@@ -186,41 +186,39 @@ def new_variables():
     return variables
 
 
-class Batch:
-    """Inputs and pseudo-gradients of batch i; those of a path are the same however they are asked.
+def new_batch(i):
+    """Inputs a_t and pseudo-gradients g_t of batch i for each layer, of all its paths."""
+    rng = np.random.default_rng([1, i])
+    a = [rng.normal(size=[NUM_PATHS, NUM_STEPS, n or m]) for _, n, m, _ in LAYERS]
+    return a, [rng.normal(0.0, 0.3, [NUM_PATHS, NUM_STEPS, m]) for _, _, m, _ in LAYERS]
 
-    The gradient is that of w'Bw / 2 - b'w, which has nothing to do with them.
-    """
 
-    loss_scale = 2.0
+def homogeneous(a):
+    return tf.concat([a, tf.ones_like(a[..., :1])], axis=-1)
 
-    def __init__(self, i):
-        rng = np.random.default_rng([1, i])
-        self.a = [rng.normal(size=[NUM_PATHS, NUM_STEPS, n or m]) for _, n, m, _ in LAYERS]
-        self.g = [rng.normal(0.0, 0.3, [NUM_PATHS, NUM_STEPS, m]) for _, _, m, _ in LAYERS]
+
+@dataclasses.dataclass
+class Curvature:
+    """A batch as the optimizer asks for it; no seed changes the pseudo-gradients."""
+
+    a: list
+    g: list
 
     def input_moments(self):
-        a = [np.append(a, np.ones_like(a[..., :1]), axis=-1) for a in self.a]
-        return [tf.constant(np.einsum("nti,ntj->ij", x, x) / NUM_PATHS / NUM_STEPS**0.5) for x in a]
+        a = [homogeneous(a) for a in self.a]
+        return [tf.einsum("nti,ntj->ij", x, x) / (NUM_PATHS * NUM_STEPS**0.5) for x in a]
 
     def sample(self, num_paths, seed):
-        return [
-            (tf.constant(a[:num_paths]), tf.constant(g[:num_paths]))
-            for a, g in zip(self.a, self.g, strict=True)
-        ]
+        return [(a[:num_paths], g[:num_paths]) for a, g in zip(self.a, self.g, strict=True)]
 
-    def of_first_path(self):
-        for (_, _, _, use_bias), a, g in zip(LAYERS, self.a, self.g, strict=True):
-            yield np.append(a, np.ones_like(a[..., :1]), axis=-1) if use_bias else a, g[0]
 
-    @staticmethod
-    def gradients(layers):
-        rng = np.random.default_rng(2)
-        w = np.concatenate([layer.W.ravel() for layer in layers])
-        root = rng.normal(size=[w.size, w.size])
-        gradient = root @ (root.T @ w) / w.size + 0.1 * w - rng.normal(size=w.size)
-        parts = np.split(gradient, np.cumsum([layer.W.size for layer in layers])[:-1])
-        return [part.reshape(layer.W.shape) for part, layer in zip(parts, layers, strict=True)]
+def new_gradients(layers):
+    """The gradient of a quadratic loss, which has nothing to do with the batch."""
+    rng, w = np.random.default_rng(2), np.concatenate([layer.W.ravel() for layer in layers])
+    root = rng.normal(size=[w.size, w.size])
+    gradient = root @ (root.T @ w) / w.size + 0.1 * w - rng.normal(size=w.size)
+    parts = np.split(gradient, np.cumsum([layer.W.size for layer in layers])[:-1])
+    return [part.reshape(layer.W.shape) for part, layer in zip(parts, layers, strict=True)]
 
 
 # What the package calls them.
@@ -256,13 +254,22 @@ def test_updates_equal_algorithm1(options, num_updates, capped):
     optimizer = DHKFAC.paper(**{NAMES[symbol]: value for symbol, value in options.items()})
     options = PAPER | dict(eta_max=ETA_MAX) | options
     variables, layers, etas = new_variables(), new_layers(), []
+    optimizer.build(variables)
+
+    @tf.function(autograph=False)
+    def update(gradients, a, g):
+        optimizer.apply(gradients, variables, curvature=Curvature(a, g))
+
     for i in range(num_updates):
-        batch, gradients = Batch(i), Batch.gradients(layers)
-        for_keras = [tf.constant(g) for g in in_keras(gradients)]
-        etas.append(iterate(i, layers, list(batch.of_first_path()), gradients, **options))
-        optimizer.apply(for_keras, variables, curvature=batch)
-        for variable, expected in zip(
-            variables, in_keras(layer.W for layer in layers), strict=True
-        ):
-            assert_allclose(variable, expected, **EXACT)
+        gradients, (a, g) = new_gradients(layers), new_batch(i)
+        update(*tf.nest.map_structure(tf.constant, (list(in_keras(gradients)), a, g)))
+        inputs = [
+            homogeneous(x).numpy() if use_bias else x
+            for (_, _, _, use_bias), x in zip(LAYERS, a, strict=True)
+        ]
+        batch = [(x, y[0]) for x, y in zip(inputs, g, strict=True)]
+        etas.append(iterate(i, layers, batch, gradients, **options))
+        expected = in_keras(layer.W for layer in layers)
+        for variable, value in zip(variables, expected, strict=True):
+            assert_allclose(variable, value, **EXACT)
     assert sorted({eta == options["eta_max"] for eta in etas}) == capped
