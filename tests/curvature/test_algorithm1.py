@@ -146,10 +146,12 @@ def test_first_iteration_of_two_weights_whose_basis_turns():
     a, g = np.array([[[3.0, 4.0]]]), np.array([[1.0]])
     gradient = np.array([[1.0, 7.0]])  # (17, 31) / 5 in the eigenbasis
     options = dict(N_cov=1, N_evd=1, beta_TR=0.5, rho_TR=1e6, beta_F=0.5, beta_D=0.5)
-    options |= dict(beta_mom=0.5, rho=0.0, eta_max=1.0)
+    options |= dict(beta_mom=0.5, rho=0.5, eta_max=1.0)
     iterate(0, [layer], [(a, g)], [gradient], **options)
     assert_allclose(layer.D, [[9.0, 16.0]], rtol=1e-15)
-    expected = 17 / 5 / 9 * np.array([-4, 3]) / 5 + 31 / 5 / 16 * np.array([3, 4]) / 5
+    shrunk = [0.5 * 9.0 + 0.5 * 12.5, 0.5 * 16.0 + 0.5 * 12.5]
+    expected = 17 / 5 / shrunk[0] * np.array([-4, 3]) / 5
+    expected += 31 / 5 / shrunk[1] * np.array([3, 4]) / 5
     assert_allclose(layer.W, [-expected], rtol=1e-14)
 
 

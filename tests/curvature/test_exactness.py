@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 from tfhedge.curvature.kronecker import KroneckerBlock
 
 NUM_STEPS, NUM_INPUTS, NUM_OUTPUTS = 4, 3, 2
+LAGS = np.abs(np.subtract.outer(np.arange(NUM_STEPS), np.arange(NUM_STEPS)))  # |t - s|
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -69,8 +70,7 @@ def paths(covariance):
 
 def autoregressive(correlation, stationary):
     """E[x_t x_s'] = correlation^|t-s| E[x_0 x_0']."""
-    lags = np.abs(np.subtract.outer(np.arange(NUM_STEPS), np.arange(NUM_STEPS)))
-    return np.multiply.outer(float(correlation) ** lags, stationary)
+    return np.multiply.outer(correlation**LAGS, stationary)
 
 
 def all_pairs(a, g):
@@ -119,7 +119,7 @@ def test_memory_of_both_is_what_rescaling_makes_good():
     pairs_of_times = itertools.product(range(NUM_STEPS), repeat=2)
     eq_7 = sum(np.kron(A[t, s], G[t, s]) for t, s in pairs_of_times)
     assert_allclose(dense, eq_7, **EXACT)
-    share = NUM_STEPS / np.sum(A[..., 0, 0] * G[..., 0, 0] / (A_0[0, 0] * G_0[0, 0]))
+    share = NUM_STEPS / np.sum(0.6**LAGS * 0.9**LAGS)
     assert share < 0.6
     assert_allclose(factors(block), share * dense, **EXACT)
     assert_allclose(from_eigenbasis(block, block.diagonal), dense, **EXACT)
@@ -135,7 +135,9 @@ def test_the_rescaled_diagonal_is_the_best():
 
     least = squared_distance(block.diagonal)
     rng = np.random.default_rng(3)
-    others = [block.diagonal * (1.0 + 0.1 * rng.normal(size=block.diagonal.shape)) for _ in "123"]
+    others = [
+        block.diagonal * (1.0 + 0.1 * rng.normal(size=block.diagonal.shape)) for _ in range(3)
+    ]
     for other in [kronecker_eigenvalues(block), *others]:
         difference = np.sum((other - block.diagonal) ** 2)
         assert difference > 1e-3 * least
