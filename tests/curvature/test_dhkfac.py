@@ -26,15 +26,15 @@ def shapes():
             yield (outputs,)
 
 
-def new_variables():
+def new_variables(dtype="float32"):
     rng, variables = np.random.default_rng(0), []
     for name, inputs, outputs, use_bias in LAYERS:
         with keras.name_scope(name):
             shape = (outputs,) if inputs is None else (inputs, outputs)
-            variables.append(keras.Variable(rng.normal(size=shape), dtype="float32", name="kernel"))
+            variables.append(keras.Variable(rng.normal(size=shape), dtype=dtype, name="kernel"))
             if use_bias:
                 variables.append(
-                    keras.Variable(rng.normal(size=[outputs]), dtype="float32", name="bias")
+                    keras.Variable(rng.normal(size=[outputs]), dtype=dtype, name="bias")
                 )
     return variables
 
@@ -48,8 +48,8 @@ class Quadratic:
 
     loss_scale = 2.0
 
-    def __init__(self):
-        rng = np.random.default_rng(1)
+    def __init__(self, dtype="float32"):
+        self.dtype, rng = dtype, np.random.default_rng(1)
         size = sum(np.prod(shape) for shape in shapes())
         root = rng.normal(size=[size, size])
         self.matrix = root @ root.T / size + 0.1 * np.eye(size)
@@ -61,13 +61,13 @@ class Quadratic:
     def gradients(self, variables):
         gradient = self.matrix @ flat(variables) - self.vector
         ends = np.cumsum([np.prod(v.shape) for v in variables])[:-1]
-        parts = np.split(gradient.astype(np.float32), ends)
+        parts = np.split(gradient.astype(self.dtype), ends)
         return [tf.reshape(g, v.shape) for g, v in zip(parts, variables, strict=True)]
 
     def sample(self, num_paths, seed):
         def draw(size, stream):
             key = tf.random.fold_in(tf.cast(seed, tf.int64), stream)
-            noise = tf.random.stateless_normal([NUM_PATHS, NUM_STEPS, size], key)
+            noise = tf.random.stateless_normal([NUM_PATHS, NUM_STEPS, size], key, dtype=self.dtype)
             return tf.cumsum(noise, axis=1)[:num_paths]
 
         return [
@@ -77,7 +77,7 @@ class Quadratic:
 
     def gram(self, directions, num_paths):
         v = tf.stack([tf.concat([tf.reshape(x, [-1]) for x in d], axis=0) for d in directions])
-        return v @ tf.constant(self.matrix, tf.float32) @ tf.transpose(v)
+        return v @ tf.constant(self.matrix, self.dtype) @ tf.transpose(v)
 
 
 class Transcription:
@@ -88,8 +88,8 @@ class Transcription:
 
     def __init__(self, problem, options):
         self.problem, self.options = problem, DHKFAC(**options).get_config()
-        self.learning_rate = options.get("learning_rate", 0.8)
-        self.weights = flat(new_variables())
+        self.learning_rate = options.get("learning_rate", np.float32(0.8))  # as Keras keeps it
+        self.weights = flat(new_variables(problem.dtype))
         self.previous, self.iteration = np.zeros_like(self.weights), 0
         self.A, self.G, self.Q, self.D = ([0.0] * len(LAYERS) for _ in range(4))
 
@@ -185,17 +185,20 @@ def graph_step(optimizer, problem, variables):
     return lambda: gradients(*problem.gradients(variables))
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-4), ("float64", 1e-8)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_steps_equal_the_transcription(options):
-    problem, variables = Quadratic(), new_variables()
+def test_steps_equal_the_transcription(options, dtype, atol):
+    problem, variables = Quadratic(dtype), new_variables(dtype)
     optimizer, expected = DHKFAC(**options), Transcription(problem, options)
     optimizer.build(variables)
+    if {v.dtype for v in optimizer.variables if len(v.shape) == 2} != {dtype}:
+        pytest.skip("The optimizer's state does not have the dtype of the weights")
     step = graph_step(optimizer, problem, variables)
     for _ in range(7):
         step()
         expected.step()
-        assert_allclose(flat(variables), expected.weights, rtol=0, atol=1e-4)
-        assert_allclose(flat(optimizer.momentums), expected.previous, rtol=0, atol=1e-4)
+        assert_allclose(flat(variables), expected.weights, rtol=0, atol=atol)
+        assert_allclose(flat(optimizer.momentums), expected.previous, rtol=0, atol=atol)
     assert int(optimizer.iterations) == 7
     assert float(optimizer.rejected_steps) == 0.0
 

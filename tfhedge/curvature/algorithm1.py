@@ -95,14 +95,14 @@ class Algorithm1(KroneckerOptimizer):
 
     def _take_in(self, input_moments, sample):
         """Lines 4 to 12."""
-        known = tf.cast(self.iterations > 0, self.damping.dtype)
+        known = tf.minimum(self.num_samples, 1.0)
         factor_decay = known * self.factor_decay
         diagonal_decay = known * self.diagonal_decay
         taken = []
         for block, moment, (a, g) in zip(self.blocks, input_moments, sample, strict=True):
             taken.append(block.update_factors(a, g, factor_decay, moment))
             taken.append(block.update_diagonal(a, g, diagonal_decay))
-        return tf.reduce_all(taken)
+        return self._count(tf.reduce_all(taken))
 
     def _update(self, gradients, curvature):
         """Lines 15 to 23."""

@@ -112,8 +112,7 @@ class DHKFAC(KroneckerOptimizer):
     def _update_blocks(self, curvature):
         """Lines 3 to 14, with the bases renewed before D is measured."""
         # A plain mean, until it has as many terms as the decay gives weight to.
-        past = tf.cast(self.iterations // self.factor_interval, self.damping.dtype)
-        plain_mean = past / (past + 1.0)
+        plain_mean = self.num_samples / (self.num_samples + 1.0)
         factor_decay = tf.minimum(plain_mean, self.factor_decay)
         diagonal_decay = tf.minimum(plain_mean, self.diagonal_decay)
 
@@ -129,7 +128,7 @@ class DHKFAC(KroneckerOptimizer):
             taken = [block.update_factors(a, g, factor_decay) for block, (a, g) in pairs]
             taken.append(renew_eigenbases())
             taken += [block.update_diagonal(a, g, diagonal_decay) for block, (a, g) in pairs]
-            return tf.reduce_all(taken)
+            return self._count(tf.reduce_all(taken))
 
         return tf.cond(
             self.iterations % self.factor_interval == 0, take_in_sample, renew_eigenbases

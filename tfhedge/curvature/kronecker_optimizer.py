@@ -66,6 +66,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         self.step_size = self.add_variable((), name="step_size")
         self.rejected_steps = self.add_variable((), name="rejected_steps")
         self.damping = self.add_variable((), "ones", variables[0].dtype, name="damping")
+        self.num_samples = self.add_variable((), "zeros", variables[0].dtype, name="num_samples")
         self.blocks, self.block_variables = [], []
         for layer, group in itertools.groupby(variables, lambda v: v.path.rpartition("/")[0]):
             group = list(group)
@@ -151,6 +152,11 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         """Lines 6 to 9: inputs and pseudo-gradients of each layer."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
         return curvature.sample(self.num_curvature_paths, seed)
+
+    def _count(self, taken):
+        """Counts a sample if all of it was taken in, and says so."""
+        self.num_samples.assign_add(tf.cast(taken, self.num_samples.dtype))
+        return taken
 
     def _decayed_trust_region(self):
         """The size rho_TR of the trust region, line 21."""

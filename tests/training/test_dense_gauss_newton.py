@@ -1,0 +1,210 @@
+"""B = E[J' H_u J] of a small policy, dense, by automatic differentiation of the Keras layer.
+
+All of it is in float64: the products with B, the second moments of the pseudo-gradients within and
+across the layers, and the blocks where theory says that Kronecker factors are exact.
+"""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+import tfhedge as th
+from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock
+from tfhedge.training.gauss_newton import GaussNewton
+
+NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 4, 4, 2, 3
+NUM_NORMALS = 1 + NUM_STEPS * NUM_INSTRUMENTS  # that a pseudo-gradient takes
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+NUM_ERRORS = 4.5
+RNG = np.random.default_rng(0)
+# What a Gauss-Newton matrix takes of a hedging problem.
+PROBLEM = types.SimpleNamespace(
+    objective=th.MeanVariance(risk_aversion=10.0),
+    availability=(np.arange(NUM_STEPS)[:, None] < [4, 3, 1]).astype(np.float64),
+    costs=np.tile([0.01, 0.2, 0.1], [NUM_STEPS, 1]),
+)
+FEATURES = tf.constant(RNG.normal(size=[NUM_PATHS, NUM_STEPS, NUM_FEATURES]))
+RETURNS = tf.constant(RNG.normal(0.0, 0.3, [NUM_PATHS, NUM_STEPS, NUM_INSTRUMENTS]))
+POLICIES = {
+    "one block": (3, 1),
+    "two blocks": (2, 2),
+    "that sees its holdings": (2, 1, "holdings"),
+}
+
+
+def new_policy(*args, seed=1):
+    policy = th.RecurrentPolicy(*args, dtype="float64")
+    policy.build(FEATURES.shape, PROBLEM.availability.shape)
+    rng = np.random.default_rng(seed)
+    policy.set_weights([rng.normal(0.0, 0.3, w.shape) for w in policy.weights])
+    return policy
+
+
+def dense_by_path(policy, features, returns, problem=PROBLEM):
+    """J' H_u J of each path, eq. (12), over all weights in their order."""
+    with tf.GradientTape(persistent=True) as tape:
+        actions = tf.reshape(policy(features, problem.availability), [len(features), -1])
+    weights = [w.value for w in policy.trainable_variables]
+    jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
+    J = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
+    gamma, c = problem.objective.risk_aversion, problem.costs.ravel()
+    r = np.reshape(returns, actions.shape)
+    H = 2.0 * gamma * np.einsum("ni,nj->nij", r, r) + 2.0 * np.diag(8.0 * c)
+    return J.transpose(0, 2, 1) @ H @ J
+
+
+def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM):
+    features, returns = (np.repeat(x, copies, axis=0) for x in (features, returns))
+    return GaussNewton(problem, policy, tf.constant(features), tf.constant(returns), loss_scale=1.0)
+
+
+def weight_gradient(a, g, use_bias):
+    """DW of each path, `[num_paths, ...]`: sum_t [a_t; 1] g_t' or, for a scale, sum_t a_t g_t."""
+    if not use_bias:
+        return np.einsum("nti,nti->ni", a, g)
+    return np.einsum("nti,nto->nio", np.append(a, np.ones_like(a[..., :1]), axis=-1), g)
+
+
+def pseudo_gradients(policy, curvature, seed=(1, 2)):
+    """The pseudo-gradient of all weights of each path, `[num_paths, num_weights]`."""
+    sample = curvature.sample(len(curvature.features), seed)
+    parts = [
+        weight_gradient(a.numpy(), g.numpy(), len(layer.weights) == 2)
+        for layer, (a, g) in zip(policy.cell.linear_layers, sample, strict=True)
+    ]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
+
+
+def new_state(shape, initializer, name):
+    return tf.Variable(keras.initializers.get(initializer)(shape, "float64"), name=name)
+
+
+def curvature_blocks(policy, curvature):
+    """For each layer its block, once it has seen the sample of all paths."""
+    sample = curvature.sample(len(curvature.features), seed=(1, 2))
+    for layer, (a, g) in zip(policy.cell.linear_layers, sample, strict=True):
+        if len(layer.weights) == 2:
+            block = KroneckerBlock(layer.kernel.shape, True, new_state)
+        else:
+            block = DiagonalBlock(layer.scale.shape[0], new_state)
+        block.update_factors(a, g, 0.0)
+        block.update_eigenbasis()
+        block.update_diagonal(a, g, 0.0)
+        yield layer, block
+
+
+@pytest.fixture(scope="module", params=POLICIES.values(), ids=POLICIES)
+def policy(request):
+    return new_policy(*request.param)
+
+
+@pytest.fixture(params=["of the cell", "compiled"])
+def route(request, policy, monkeypatch):
+    obstacle = "this test" if request.param == "of the cell" else None
+    monkeypatch.setattr(policy.compiled, "obstacle", lambda: obstacle)
+
+
+@pytest.fixture(scope="module")
+def dense(policy):
+    return dense_by_path(policy, FEATURES, RETURNS)
+
+
+@pytest.mark.usefixtures("route")
+def test_gram_is_that_of_the_dense_matrix(policy, dense):
+    rng = np.random.default_rng(2)
+    directions = [[rng.normal(size=w.shape) for w in policy.trainable_variables] for _ in range(3)]
+    flat = np.stack([np.concatenate([x.ravel() for x in d]) for d in directions])
+    tensors = [[tf.constant(x) for x in d] for d in directions]
+    gram = gauss_newton(policy, FEATURES, RETURNS).gram(tensors, NUM_PATHS)
+    assert_allclose(gram, flat @ dense.mean(axis=0) @ flat.T, **EXACT)
+
+
+@pytest.mark.usefixtures("route")
+def test_pseudo_gradients_have_the_dense_matrix_as_second_moment(policy, dense, unit_noise):
+    """All of it, within the layers and across them."""
+    unit_noise(NUM_NORMALS)
+    x = pseudo_gradients(policy, gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS))
+    assert np.mean(np.diag(dense.mean(axis=0)) > 1e-10) > 0.95
+    assert_allclose(x.T @ x / len(x), dense.mean(axis=0), **EXACT)
+
+
+@pytest.mark.parametrize("policy", [POLICIES["two blocks"]], ids=["two blocks"], indirect=True)
+def test_second_moments_converge_at_the_monte_carlo_rate(policy, dense):
+    """Given its path p, DW is normal with covariance B_p = J' H_u J. So n paths have moments with
+
+    n Var = mean of B_p,ii B_p,jj + B_p,ij^2
+
+    over p, entry by entry, and the sum of that is n times the mean squared error in the Frobenius
+    norm, whatever n: a bias would make it grow.
+    """
+    num_copies = 8_000
+    x = pseudo_gradients(policy, gauss_newton(policy, FEATURES, RETURNS, num_copies))
+    B, diagonals = dense.mean(axis=0), np.diagonal(dense, axis1=1, axis2=2)
+    variance = np.mean(np.einsum("pi,pj->pij", diagonals, diagonals) + dense**2, axis=0)
+    errors = np.abs(x.T @ x / len(x) - B)
+    assert np.all(errors <= NUM_ERRORS * np.sqrt(variance / len(x)))
+
+    x = x.reshape(NUM_PATHS, num_copies, len(B))
+    for copies in (5, 20, 80):
+        batches = x.reshape(NUM_PATHS, -1, copies, len(B)).swapaxes(0, 1)
+        batches = batches.reshape(-1, NUM_PATHS * copies, len(B))
+        moments = batches.swapaxes(1, 2) @ batches / batches.shape[1]
+        squared_error = np.mean(np.sum((moments - B) ** 2, axis=(1, 2)))
+        ratio = squared_error * batches.shape[1] / np.sum(variance)
+        # The square of one normal number, with relative variance 2, varies as much as any such sum.
+        assert abs(ratio - 1.0) < NUM_ERRORS * np.sqrt(2.0 / len(batches))
+
+
+def test_one_step_from_one_state_has_blocks_that_are_kronecker_products(unit_noise):
+    """All paths then share their a, which are independent of g: A kron G is the dense block."""
+    problem = types.SimpleNamespace(
+        objective=PROBLEM.objective,
+        availability=np.ones([1, NUM_INSTRUMENTS]),
+        costs=PROBLEM.costs[:1],
+    )
+    policy = new_policy(2, 2)
+    features, returns = np.repeat(FEATURES[:1, :1], NUM_PATHS, axis=0), RETURNS[:, :1]
+    dense = dense_by_path(policy, features, returns, problem).mean(axis=0)
+    unit_noise(1 + NUM_INSTRUMENTS)
+    curvature = gauss_newton(policy, features, returns, 1 + NUM_INSTRUMENTS, problem)
+    start = 0
+    for layer, block in curvature_blocks(policy, curvature):
+        end = start + sum(int(np.prod(w.shape)) for w in layer.weights)
+        if isinstance(block, KroneckerBlock):
+            factors = np.kron(block.input_factor, block.output_factor)
+            assert_allclose(factors, dense[start:end, start:end], **EXACT)
+        start = end
+    assert start == len(dense)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rescaled_blocks_underestimate_the_curvature_along_their_own_step(seed, unit_noise):
+    """The step -v that they propose, v = B_hat^-1 g, makes the quadratic model worse.
+
+    For that says v'Bv > 2 g'v, where g'v = v' B_hat v. And that with D as exact as can be: what
+    couples the layers, and the axes within a layer, is left out. So `DHKFAC` asks B itself for the
+    length of its step.
+    """
+    policy, payoff = new_policy(2, 1, seed=seed), np.array([0.1, -0.1, 0.3, 0.0])
+    with tf.GradientTape() as tape:
+        actions = policy(FEATURES, PROBLEM.availability)
+        pnl = tf.einsum("nti,nti->n", actions, RETURNS) - payoff
+        cost = tf.einsum("nti,ti->n", tf.abs(actions), PROBLEM.costs)
+        loss = PROBLEM.objective.loss(pnl, cost)
+    weights = [w.value for w in policy.trainable_variables]
+    gradient = iter(tape.gradient(loss, weights))
+    unit_noise(NUM_NORMALS)
+    curvature = gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS)
+    slope, direction = 0.0, []
+    for layer, block in curvature_blocks(policy, curvature):
+        parts = [next(gradient) for _ in layer.weights]
+        preconditioned = block.precondition(parts, shrinkage=5e-4)
+        slope += sum(np.sum(x * y) for x, y in zip(parts, preconditioned, strict=True))
+        direction += preconditioned
+    v = np.concatenate([np.ravel(x) for x in direction])
+    B = dense_by_path(policy, FEATURES, RETURNS).mean(axis=0)
+    assert v @ B @ v > 2.0 * slope > 0.0
