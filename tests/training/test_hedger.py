@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tfhedge as th
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.training.hedger import HedgeMetric
 
 PROBLEM = th.HedgingProblem(
@@ -21,6 +22,7 @@ PROBLEM = th.HedgingProblem(
 # A new optimizer is one more row; the share of the loss that has to go in 24 steps of 64 paths.
 OPTIMIZERS = {
     "dh-kfac": (lambda: th.DHKFAC(), 0.3),
+    "algorithm 1": (lambda: th.DHKFAC.paper(learning_rate=1e-5, num_curvature_paths=16), 0.2),
     "adam": (lambda: keras.optimizers.Adam(0.01, global_clipnorm=1.0), 0.1),
 }
 METRICS = ["cost", "loss", "pnl_std"]
@@ -75,14 +77,14 @@ def test_fit_lowers_the_loss(training):
     hedger, history, target = training
     after = by_hand(hedger, 200, seed=1)
     assert after["loss"] < target
-    own = ["rejected_steps"] if isinstance(hedger.optimizer, th.DHKFAC) else []
+    own = ["rejected_steps"] if isinstance(hedger.optimizer, KroneckerOptimizer) else []
     assert sorted(history) == sorted(METRICS + own + [f"val_{name}" for name in METRICS])
     assert {len(values) for values in history.values()} == {3}
     assert np.all(np.isfinite(list(history.values())))
     for name in METRICS:
         assert_allclose(history[f"val_{name}"][-1], after[name], rtol=1e-4)
     assert int(hedger.optimizer.iterations) == 24
-    if isinstance(hedger.optimizer, th.DHKFAC):
+    if isinstance(hedger.optimizer, KroneckerOptimizer):
         assert float(hedger.optimizer.rejected_steps) == 0.0
         assert float(hedger.optimizer.step_size) > 0.0
 
@@ -113,7 +115,7 @@ def test_a_fixed_grid_is_hedged_in_view_of_the_holdings(make_optimizer):
     assert np.all(np.isfinite(list(history.values())))
     assert int(hedger.optimizer.iterations) == 3
     assert all(np.any(x != y) for x, y in zip(before, hedger.get_weights(), strict=True))
-    if isinstance(hedger.optimizer, th.DHKFAC):
+    if isinstance(hedger.optimizer, KroneckerOptimizer):
         assert float(hedger.optimizer.rejected_steps) == 0.0
     actions = hedger(problem.episodes(2, seed=1)[0])
     assert np.all(actions.numpy()[:, problem.availability == 0.0] == 0.0)
@@ -199,3 +201,12 @@ def test_dh_kfac_runs_without_a_graph():
     hedger = new_hedger(th.DHKFAC(), run_eagerly=True)
     hedger.fit(PROBLEM.dataset(16, 8), verbose=0)
     assert float(hedger.optimizer.rejected_steps) == 0.0
+
+
+def test_all_of_it_may_be_float64():
+    hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=4, num_blocks=1, dtype="float64"))
+    hedger.compile(optimizer=th.DHKFAC())
+    history = hedger.fit(PROBLEM.dataset(256, 64), epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    assert {w.dtype for w in hedger.trainable_weights} == {"float64"}
+    assert {block.diagonal.dtype for block in hedger.optimizer.blocks} == {"float64"}
