@@ -24,7 +24,7 @@ SMALL = (
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
     "--validate-every 2 --validation-paths 100 --test-paths 100"
 ).split()
-TIMES = {"seconds", "step_seconds"}
+TIMES = {"seconds", "training_seconds", "step_seconds"}
 
 
 def train(folder, *options):
@@ -131,6 +131,7 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, ca
 
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
+        "checkpoint.npz",
         "config.json",
         "history.csv",
         "summary.json",

@@ -13,7 +13,7 @@ import time
 import typing
 from pathlib import Path
 
-from tfhedge.workflow.config import PRESETS, RunConfig, read_market
+from tfhedge.workflow.config import PRESETS, RunConfig, read_config, read_market
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
@@ -59,8 +59,9 @@ def add_train(commands):
     parser = commands.add_parser("train", help=summary, description=summary.capitalize() + ".")
     parser.set_defaults(run=lambda options: train(parser, options))
     parser.add_argument(
-        "--preset", choices=PRESETS, default="demo", help="default settings (default: %(default)s)"
+        "--resume", type=Path, metavar="DIR", help="continue the run in this folder, as it is set"
     )
+    parser.add_argument("--preset", choices=PRESETS, help="default settings (default: demo)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
     )
@@ -156,26 +157,48 @@ def import_quietly(name):
         os.close(stderr)
 
 
-def train(parser, options):
-    """Runs `tfhedge train` and returns its exit status."""
+def given_settings(options):
+    """The settings of a `RunConfig` that were given on the command line."""
     names = {field.name for field in dataclasses.fields(RunConfig)}
-    settings = {name: value for name, value in vars(options).items() if name in names}
-    folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    set_up_tensorflow()
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def now():
+    """The time, for the name of a folder."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def show_log():
+    """Prints what the package has to say of what it does."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tfhedge").setLevel(logging.INFO)
+
+
+def train(parser, options):
+    """Runs `tfhedge train` and returns its exit status."""
+    settings = given_settings(options)
+    preset = options.preset or "demo"
+    folder = options.resume or options.out or Path("runs", f"{preset}-{now()}")
+    set_up_tensorflow()
+    show_log()
     try:
-        if options.market:
-            settings = read_market(options.market) | settings
-        config = dataclasses.replace(PRESETS[options.preset], **settings)
+        if options.resume:
+            if settings or options.preset or options.out or options.market:
+                parser.error("--resume takes all settings from the folder: leave out the others")
+            config = read_config(folder)
+        else:
+            market = read_market(options.market) if options.market else {}
+            config = dataclasses.replace(PRESETS[preset], **market | settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
-        run.make_folder(folder, config)
+        if not options.resume:
+            run.make_folder(folder, config)
     except (ArithmeticError, MemoryError) as error:
         parser.error(f"a setting is too large or too small to compute with: {error}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"{config.optimizer}, {options.preset} preset, seed {config.seed}, folder {folder}\n")
+    title = f"{folder} continued" if options.resume else f"{preset} preset, folder {folder}"
+    print(f"{config.optimizer}, seed {config.seed}, {title}\n")
     summary, report = run.train(hedger, config, folder)
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
@@ -187,7 +210,7 @@ def train(parser, options):
 
 def calibrate(parser, options):
     """Runs `tfhedge calibrate` and returns its exit status."""
-    folder = options.out or Path("runs", f"calibration-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = options.out or Path("runs", f"calibration-{now()}")
     set_up_tensorflow()
     try:
         calibration = import_quietly("tfhedge.workflow.calibration")
