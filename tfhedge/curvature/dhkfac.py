@@ -171,7 +171,7 @@ class DHKFAC(keras.optimizers.Optimizer):
     def _update(self, gradients, curvature):
         """The update of each variable: lines 3 to 22, with the step length from M."""
         self._update_blocks(curvature)
-        direction = self._precondition(gradients)
+        direction = self.precondition(gradients)
         previous = [slot.value for slot in self.previous_update]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = [_inner(gradients, direction), _inner(gradients, previous)]
@@ -221,8 +221,8 @@ class DHKFAC(keras.optimizers.Optimizer):
 
         _when(self.iterations % self.factor_interval == 0, update, otherwise=renew_eigenbases)
 
-    def _precondition(self, gradients):
-        """Lines 16 to 19."""
+    def precondition(self, gradients):
+        r"""Lines 16 to 19: \hat B^{-1} times the gradients."""
         gradients = iter(gradients)
         return [
             preconditioned

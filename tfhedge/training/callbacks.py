@@ -123,7 +123,7 @@ class Stop(keras.callbacks.Callback):
     Args:
         num_steps: Largest number of steps.
         target_loss: Validation loss at which to stop, or None.
-        least_steps: Number of steps before which the target does not count.
+        least_steps: Number of steps to take even if the target is reached before.
         interrupted: A function that says whether the user has asked to stop.
 
     Attributes:
@@ -136,6 +136,7 @@ class Stop(keras.callbacks.Callback):
         self.target_loss = target_loss
         self.least_steps = least_steps
         self.interrupted = interrupted
+        self.on_target = False
         self.reason = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -155,7 +156,7 @@ class Stop(keras.callbacks.Callback):
             self._stop(verdict)
 
     def verdict(self, step, val_loss):
-        """Why to end the training at this point, or None.
+        """Takes note of a validation, and says why to end the training there, or None.
 
         Args:
             step: Number of steps done.
@@ -165,8 +166,8 @@ class Stop(keras.callbacks.Callback):
             return "diverged"
         if step >= self.num_steps:
             return "steps"
-        on_target = self.target_loss is not None and val_loss <= self.target_loss
-        return "target" if on_target and step >= self.least_steps else None
+        self.on_target |= self.target_loss is not None and val_loss <= self.target_loss
+        return "target" if self.on_target and step >= self.least_steps else None
 
     def _stop(self, reason):
         self.reason = reason

@@ -1,11 +1,13 @@
-"""All settings of a training run, with their defaults, help texts and presets.
+"""All settings of the commands that train, with their defaults, help texts and presets.
 
 Nothing heavy is imported here, so that the command line can explain itself at once.
 """
 
 import dataclasses
+import itertools
 import json
 import math
+import random
 
 from tfhedge import checks
 
@@ -14,6 +16,13 @@ OPTIMIZERS = {
     "dh-kfac": {"learning_rate": 0.8, "learning_rate_decay": 0.998},
     "dh-kfac-paper": {"learning_rate": 3e-5, "trust_region": 1e-3},
     "adam": {"learning_rate": 1e-3, "learning_rate_decay": 0.9985},
+}
+
+# The values of these settings that a search tries, each with each.
+SEARCH_GRIDS = {
+    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
+    "dh-kfac-paper": {"learning_rate": (1e-5, 3e-5, 1e-4), "trust_region": (1e-4, 1e-3, 1e-2)},
+    "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.998, 0.999, 0.9995)},
 }
 
 # The options that can be traded.
@@ -140,6 +149,67 @@ PRESETS = {
     "paper": RunConfig(),
     "demo": RunConfig(steps=60, batch_size=1024, validation_paths=4096, test_paths=20_000),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The settings of `tfhedge sweep`.
+
+    Args:
+        run: The `RunConfig` of every trial, but for what is searched.
+        trials: Number of points of the grid to try.
+
+    Raises:
+        ValueError: If the grid has fewer points.
+    """
+
+    run: RunConfig
+    trials: int = 9
+
+    def __post_init__(self):
+        checks.one_of("trials", self.trials, range(1, len(self.points) + 1))
+
+    @property
+    def points(self):
+        """The points of the grid, in random order: settings of the optimizer."""
+        grid = SEARCH_GRIDS[self.run.optimizer]
+        points = [
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        ]
+        random.Random(0).shuffle(points)
+        return points
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """The settings of `tfhedge experiment optimizers`.
+
+    Args:
+        run: The `RunConfig` of every run, but for the optimizer and what is searched; its steps are
+            those of Adam, and the most that the others take.
+        trials: Number of points of each optimizer's grid to try.
+        search_steps: Steps of a trial, and the least that an optimizer takes at its winner.
+        seeds: Number of runs of each optimizer at its winner.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    run: RunConfig
+    trials: int = 9
+    search_steps: int = 600
+    seeds: int = 3
+
+    def __post_init__(self):
+        checks.positive_integer("search_steps", self.search_steps)
+        checks.positive_integer("seeds", self.seeds)
+        for optimizer in OPTIMIZERS:
+            self.sweep(optimizer)
+
+    def sweep(self, optimizer):
+        """The search of an optimizer, a `SweepConfig`."""
+        run = dataclasses.replace(self.run, optimizer=optimizer, steps=self.search_steps)
+        return SweepConfig(run=run, trials=self.trials)
 
 
 def read_config(folder):

@@ -122,6 +122,20 @@ def make_folder(folder, config):
         json.dump(dataclasses.asdict(config), file, indent=2)
 
 
+def open_folder(folder, config):
+    """Makes the folder, or finds it as it was made with the same configuration.
+
+    Raises:
+        ValueError: If it was made with another one.
+        OSError: As `make_folder`.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        make_folder(folder, config)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(dataclasses.asdict(config))):
+        raise ValueError(f"{folder} holds the results of other settings: choose another folder")
+
+
 def train(hedger, config, folder):
     """Trains a hedger and leaves everything about it in a folder.
 
@@ -181,8 +195,8 @@ def fit(hedger, config, folder, callbacks=(), **stop_options):
     history = RunHistory(folder / "history.csv", config.steps, rows)
     stop = Stop(config.steps, config.target_loss, **stop_options)
     step = rows[-1]["step"] if rows else 0
-    if rows:
-        stop.reason = stop.verdict(step, rows[-1]["val_loss"])
+    for row in rows:
+        stop.reason = stop.verdict(row["step"], row["val_loss"])
     if stop.reason is None:
         validation = hedger.problem.dataset(
             config.validation_paths, config.batch_size, (0, VALIDATION)
