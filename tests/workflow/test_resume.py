@@ -2,19 +2,13 @@
 
 import csv
 import json
-import os
 
 import numpy as np
 import pytest
 
 from tfhedge import cli
-from tfhedge.training import callbacks
+from tfhedge.training.callbacks import Stop
 
-# An epoch of ten batches, the last one of 24 paths: the fifteenth step is in the second.
-SMALL = (
-    "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 600 "
-    "--validate-every 2 --validation-paths 100 --test-paths 100 --steps 15"
-).split()
 TIMES = {"seconds", "training_seconds", "step_seconds"}
 
 
@@ -26,49 +20,71 @@ def history(folder):
         ]
 
 
-def arrays(folder):
+def checkpoint(folder):
     with np.load(folder / "checkpoint.npz") as file:
-        return {name: file[name] for name in file if name != "history"}
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Ends the process, as it were, when a checkpoint is about to replace the one before."""
-
-    def set_up(write):
-        replace, count = os.replace, 0
-
-        def interrupted(source, target):
-            nonlocal count
-            count += target.name == "checkpoint.npz"
-            if count == write:
-                monkeypatch.setattr(callbacks.os, "replace", replace)
-                raise KeyboardInterrupt
-            replace(source, target)
-
-        monkeypatch.setattr(callbacks.os, "replace", interrupted)
-
-    return set_up
+        arrays = dict(file)
+        return json.loads(arrays.pop("history").item()), arrays
 
 
 @pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
-def test_a_run_goes_on_bit_for_bit(optimizer, tmp_path, interrupt):
+def test_a_run_goes_on_bit_for_bit(optimizer, small, tmp_path, interrupt):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = [*SMALL, "--optimizer", optimizer, "--seed", "5"]
+    options = [*small, *("--test-paths 64 --steps 15 --seed 5 --optimizer".split()), optimizer]
     assert cli.main(["train", "--out", str(whole), *options]) == 0
     interrupt(write=6)
     assert cli.main(["train", "--out", str(parts), *options]) == 130
-    assert json.loads(np.load(parts / "checkpoint.npz")["history"].item())[-1]["step"] == 10
+    rows, _ = checkpoint(parts)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10]
     assert not (parts / "summary.json").exists()
+
     assert cli.main(["train", "--resume", str(parts)]) == 0
     assert history(parts) == history(whole)
-    expected = arrays(whole)
-    assert arrays(parts).keys() == expected.keys()
-    for name, value in arrays(parts).items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    summaries = [json.loads((x / "summary.json").read_text()) for x in (whole, parts)]
-    assert summaries[0].pop("seconds") > 0.0 < summaries[1].pop("seconds")
-    assert summaries[0] == summaries[1]
-    assert {x.name for x in parts.iterdir()} - {x.name for x in whole.iterdir()} <= {
-        ".checkpoint.npz.tmp"
-    }
+    (rows, arrays), (_, expected) = checkpoint(parts), checkpoint(whole)
+    assert arrays.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+    for name in ("seconds", "training_seconds"):
+        assert np.all(np.diff([row[name] for row in rows]) > 0.0)
+    summary, other = (json.loads((x / "summary.json").read_text()) for x in (parts, whole))
+    assert summary.pop("seconds") > rows[-1]["seconds"] > rows[-1]["training_seconds"]
+    assert other.pop("seconds") > 0.0
+    assert summary == other
+    assert not list(parts.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("contents", "options", "complaint"),
+    [
+        (None, [], "No such file"),
+        ({}, [], "No such file"),
+        ({"config.json": "{"}, [], "Expected the settings of a run"),
+        ({"config.json": "[]"}, [], "Expected the settings of a run"),
+        ({"config.json": '{"speed": 1}'}, [], "Expected the settings of a run"),
+        ({"config.json": "{}"}, [], "no checkpoint"),
+        ({"config.json": "{}", "summary.json": '{"stopped_by": "interrupted"}'}, [], "checkpoint"),
+        ({"config.json": "{}", "summary.json": '{"stopped_by": "target"}'}, [], "has ended"),
+        ({"config.json": "{}", "checkpoint.npz": ""}, ["--seed", "1"], "leave out"),
+        ({"config.json": "{}", "checkpoint.npz": ""}, ["--preset", "demo"], "leave out"),
+    ],
+)
+def test_what_cannot_go_on_is_said_in_one_line(contents, options, complaint, tmp_path, capsys):
+    folder = tmp_path / "run"
+    if contents is not None:
+        folder.mkdir()
+        for name, text in contents.items():
+            (folder / name).write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--resume", str(folder), *options])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert complaint in error
+
+
+def test_a_run_at_its_target_goes_on_for_the_least_steps():
+    stop = Stop(num_steps=40, target_loss=0.1, least_steps=20)
+    assert stop.verdict(10, 0.1) is None
+    assert stop.verdict(20, 0.2) == "target"
+    assert stop.verdict(20, float("nan")) == "diverged"
+    stop = Stop(num_steps=40, target_loss=0.1, least_steps=20)
+    assert [stop.verdict(step, 0.2) for step in (10, 20, 40)] == [None, None, "steps"]

@@ -34,6 +34,9 @@ def sweep(config, folder):
     Raises:
         RuntimeError: If every trial diverged.
     """
+    path = folder / "sweep.json"
+    if path.exists():
+        return json.loads(path.read_text())
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     study = open_study(config, storage)
     while (trial := next_trial(study, storage)) is not None:
@@ -48,7 +51,7 @@ def sweep(config, folder):
     if not finished:
         raise RuntimeError(f"every trial of {config.run.optimizer} diverged: see {folder}")
     outcome["best"] = min(finished, key=lambda trial: trial["best_val_loss"])
-    write_text(folder / "sweep.json", json.dumps(outcome, indent=2) + "\n")
+    write_text(path, json.dumps(outcome, indent=2) + "\n")
     return outcome
 
 
