@@ -112,6 +112,7 @@ def test_what_does_not_fit_into_memory_is_computed_again(max_bytes, monkeypatch)
     case = Case(seed=4, num_paths=150)
     expected = case.results(case.policy)
     monkeypatch.setattr(compiled, "_MAX_BYTES", max_bytes)
+    monkeypatch.setattr(case.policy.compiled, "_lanes", {})
     assert_close(case.results(case.policy.compiled), expected, 1e-10)
     (lanes,) = case.policy.compiled._lanes.values()
     num_turns = -(-150 // (16 * len(lanes)))
@@ -133,6 +134,20 @@ def test_calls_do_not_disturb_each_other():
         orders = (0, 1, 0)
         gradients[name] = [g for i in orders for g in tape.gradient(losses[i], weights)]
     assert_close(gradients["compiled"], gradients["keras"], 1e-10)
+
+
+def test_policies_share_their_memory_and_do_not_disturb_each_other():
+    case, other = Case(seed=5, num_paths=70), Case(seed=5, num_paths=70)
+    other.policy.set_weights([0.5 * w for w in other.policy.get_weights()])
+    expected = case.results(case.policy)
+    with tf.GradientTape() as tape:
+        tape.watch(case.features)
+        actions = case.policy.compiled(case.features, case.available)
+        other.policy.compiled(other.features, other.available)
+        loss = tf.reduce_sum(actions * case.cotangent)
+    sources = [case.features, *(w.value for w in case.policy.trainable_variables)]
+    assert_close([actions, *tape.gradient(loss, sources)], expected, 1e-10)
+    assert case.policy.compiled._lanes is other.policy.compiled._lanes
 
 
 def test_one_trace_serves_batches_of_all_sizes():

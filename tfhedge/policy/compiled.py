@@ -16,6 +16,7 @@ the time. That costs its gradient at most 3e-4 of its size, far less than the sa
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -39,10 +40,13 @@ class CompiledRollout:
         cell: A built `HedgeCell`.
     """
 
+    # Shared, as TensorFlow never forgets a custom gradient, nor the variables in it: a process that
+    # trains one policy after another would fill its memory. The tags tell the passes apart.
+    _lanes: ClassVar[dict] = {}
+
     def __init__(self, cell):
         self.cell = cell
         self.num_lanes = num_cores()
-        self._lanes = {}
 
     def obstacle(self):
         """Why this is not the way to compute here, or None."""
@@ -90,7 +94,7 @@ class CompiledRollout:
         return tf.reshape(actions, [-1, num_steps, availability.shape[1]])[:num_paths]
 
     def _lanes_for(self, features, weights):
-        """The lanes' memory, made once for each number of steps and size of the chunks."""
+        """The lanes' memory, made once for policies, numbers of steps and chunks of one size."""
         num_turns, num_steps, _, chunk = features.shape
         # What the inlet saw and gave stays as it is: it has no bound, and no gate to saturate.
         sizes = [weights[0].shape[1] - features.shape[2], weights[0].shape[0]]
@@ -104,15 +108,14 @@ class CompiledRollout:
         bytes_of_path = sum(size * dtype.size for size, dtype in zip(sizes, dtypes, strict=True))
         num_slots = max(1, _MAX_BYTES // (self.num_lanes * chunk * num_steps * bytes_of_path))
         num_slots = min(num_slots, num_turns or num_slots)
-        key = num_slots, num_steps, chunk, tuple(dtypes)
-        if key not in self._lanes:
+        key = tuple(sizes), num_slots, num_steps, chunk, tuple(dtypes)
+        lanes = self._lanes.setdefault(key, [])
+        if len(lanes) < self.num_lanes:
             # In a thread of its own, where no graph is being built: `tf.function` allows the making
             # of variables in its first trace only.
             with ThreadPoolExecutor() as pool:
-                self._lanes[key] = list(
-                    pool.map(lambda _: _Lane(sizes, *key), range(self.num_lanes))
-                )
-        return self._lanes[key]
+                lanes += pool.map(lambda _: _Lane(*key), range(len(lanes), self.num_lanes))
+        return lanes[: self.num_lanes]
 
 
 class _Lane:
