@@ -1,4 +1,4 @@
-"""Runs that take a second or so, and an interruption of them."""
+"""What the tests of long runs have in common: a small problem, and an interruption."""
 
 import os
 

@@ -24,11 +24,12 @@ TOLERANCE = 1.01
 def compare_optimizers(config, folder, only=None):
     """Searches the settings of each optimizer, runs it at the winner, and compares them.
 
-    The search has the same number of trials and steps for each optimizer, and paths and weights
-    that the runs do not see. Adam goes first: the target is 1.01 times the median of its runs' best
-    validation losses, and the others stop there. What is finished already is not done again, and
-    what was interrupted goes on where it was. The folder receives `optimizers.json` and
-    `optimizers.png`; each run's folder `checkpoint.npz` with the weights at its end.
+    The search has the same number of trials and steps for each optimizer, and a seed of its own,
+    whose training paths and initial weights the runs do not see. Adam goes first: the target is
+    1.01 times the median of its runs' best validation losses, and the others stop there. What is
+    finished already is not done again, and what was interrupted goes on where it was. The folder
+    receives `optimizers.json` and `optimizers.png`; each run's folder `checkpoint.npz` with the
+    weights at its end.
 
     Args:
         config: An `ExperimentConfig`.
