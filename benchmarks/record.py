@@ -1,29 +1,10 @@
-"""What the benchmarks' results say of the machine, and how they are kept."""
+"""How the benchmarks' results are kept, and what they say of the machine."""
 
-import datetime
 import json
-import os
-import platform
-from pathlib import Path
 
+from tfhedge.workflow.machine import load, machine
 
-def machine():
-    """What the numbers are measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": load(),
-        "python": platform.python_version(),
-    }
-
-
-def load():
-    """The load averages of the last 1, 5 and 15 minutes."""
-    return [round(x, 2) for x in os.getloadavg()]
+__all__ = ["load", "machine", "write"]
 
 
 def write(path, result):

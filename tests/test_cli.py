@@ -24,7 +24,7 @@ SMALL = (
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
     "--validate-every 2 --validation-paths 100 --test-paths 100"
 ).split()
-TIMES = {"seconds", "step_seconds"}
+TIMES = {"seconds", "training_seconds", "step_seconds"}
 
 
 def train(folder, *options):
@@ -88,6 +88,11 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
         ("--seed -1", "seed"),
         ("--target-loss 0", "target_loss"),
         ("--learning-rate -0.1", "learning_rate"),
+        ("--learning-rate 1.1", "learning_rate"),
+        ("--learning-rate-decay 1.1", "learning_rate_decay"),
+        ("--trust-region 0.1", "Expected no `trust_region`"),
+        ("--optimizer dh-kfac-paper --trust-region 0", "trust_region"),
+        ("--optimizer dh-kfac-paper --learning-rate-decay 1", "Expected no `learning_rate_decay`"),
         ("--units 0", "units"),
         ("--num-blocks 0", "num_blocks"),
         ("--risk-aversion 0", "risk_aversion"),
@@ -131,6 +136,7 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, ca
 
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
+        "checkpoint.npz",
         "config.json",
         "history.csv",
         "summary.json",

@@ -13,12 +13,24 @@ import time
 import typing
 from pathlib import Path
 
-from tfhedge.workflow.config import PRESETS, RunConfig, read_market
+from tfhedge.workflow.config import (
+    OPTIMIZERS,
+    PRESETS,
+    ExperimentConfig,
+    RunConfig,
+    SweepConfig,
+    read_config,
+    read_market,
+)
+from tfhedge.workflow.tables import comparison_table, search_table
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
 # Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
 WEIGHTS = ("vega", "spread", "equal")
+
+# The settings that a search chooses.
+SEARCHED = sorted({name for row in OPTIMIZERS.values() for name in row})
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +56,8 @@ def main(arguments=None):
     parser.add_argument("--version", action="version", version=f"tfhedge {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_train(commands)
+    add_sweep(commands)
+    add_experiment(commands)
     add_calibrate(commands)
     options = parser.parse_args(arguments)
     try:
@@ -59,8 +73,9 @@ def add_train(commands):
     parser = commands.add_parser("train", help=summary, description=summary.capitalize() + ".")
     parser.set_defaults(run=lambda options: train(parser, options))
     parser.add_argument(
-        "--preset", choices=PRESETS, default="demo", help="default settings (default: %(default)s)"
+        "--resume", type=Path, metavar="DIR", help="continue the run in this folder, as it is set"
     )
+    parser.add_argument("--preset", choices=PRESETS, help="default settings (default: demo)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
     )
@@ -70,7 +85,12 @@ def add_train(commands):
         metavar="FILE",
         help="heston.json of `tfhedge calibrate`: the market",
     )
-    fields = dataclasses.fields(RunConfig)
+    add_settings(parser, PRESETS)
+
+
+def add_settings(parser, presets, left_out=()):
+    """Adds an option for each setting of a run, but for those left out."""
+    fields = [field for field in dataclasses.fields(RunConfig) if field.name not in left_out]
     for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
         options = parser.add_argument_group(heading)
         for field in group:
@@ -82,8 +102,74 @@ def add_train(commands):
                 choices=choices,
                 default=argparse.SUPPRESS,
                 metavar=None if choices else kind.__name__.upper(),
-                help=field.metadata["help"] + default_text(field.name),
+                help=field.metadata["help"] + default_text(presets, field.name),
             )
+
+
+def add_sweep(commands):
+    """Adds `tfhedge sweep`."""
+    summary = "search the best settings of an optimizer"
+    parser = commands.add_parser(
+        "sweep",
+        help=summary,
+        description=f"{summary.capitalize()}, by successive halving on a grid. "
+        "The same command continues a search that was interrupted.",
+    )
+    parser.set_defaults(run=lambda options: sweep(parser, options))
+    add_search(parser, presets_with(steps=600), [*SEARCHED, "target_loss", "test_paths"])
+
+
+def add_experiment(commands):
+    """Adds `tfhedge experiment`."""
+    summary = "compare the optimizers"
+    parser = commands.add_parser(
+        "experiment",
+        help=summary,
+        description="Search the settings of each optimizer, run it at the winner, and compare the "
+        "steps and seconds they need. The same command continues what was interrupted.",
+    )
+    parser.set_defaults(run=lambda options: experiment(parser, options))
+    parser.add_argument("name", choices=["optimizers"], help="the experiment")
+    parser.add_argument(
+        "--only", choices=OPTIMIZERS, help="do the part of this optimizer now; adam comes first"
+    )
+    parser.add_argument(
+        "--search-steps",
+        type=int,
+        default=600,
+        metavar="INT",
+        help="steps of a trial, and the least of a run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="INT", help="runs of each (default: %(default)s)"
+    )
+    left_out = [*SEARCHED, "optimizer", "target_loss", "test_paths"]
+    add_search(parser, presets_with(steps=3000), left_out)
+
+
+def add_search(parser, presets, left_out):
+    """Adds what commands that search have in common."""
+    parser.set_defaults(presets=presets)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of results")
+    parser.add_argument(
+        "--preset",
+        choices=presets,
+        default="paper",
+        help="default settings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=9,
+        metavar="INT",
+        help="points of the grid to try (default: all %(default)s)",
+    )
+    add_settings(parser, presets, left_out)
+
+
+def presets_with(**settings):
+    """The presets, with other settings."""
+    return {name: dataclasses.replace(run, **settings) for name, run in PRESETS.items()}
 
 
 def add_calibrate(commands):
@@ -116,9 +202,9 @@ def add_calibrate(commands):
     )
 
 
-def default_text(name):
+def default_text(presets, name):
     """The end of a help text: the default of a setting in each preset, if that is a number."""
-    defaults = {preset: getattr(config, name) for preset, config in PRESETS.items()}
+    defaults = {preset: getattr(config, name) for preset, config in presets.items()}
     if None in defaults.values():
         return ""
     if len(set(defaults.values())) == 1:
@@ -156,26 +242,48 @@ def import_quietly(name):
         os.close(stderr)
 
 
-def train(parser, options):
-    """Runs `tfhedge train` and returns its exit status."""
+def given_settings(options):
+    """The settings of a `RunConfig` that were given on the command line."""
     names = {field.name for field in dataclasses.fields(RunConfig)}
-    settings = {name: value for name, value in vars(options).items() if name in names}
-    folder = options.out or Path("runs", f"{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    set_up_tensorflow()
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def now():
+    """The time, for the name of a folder."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def show_log():
+    """Prints what the package has to say of what it does."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tfhedge").setLevel(logging.INFO)
+
+
+def train(parser, options):
+    """Runs `tfhedge train` and returns its exit status."""
+    settings = given_settings(options)
+    preset = options.preset or "demo"
+    folder = options.resume or options.out or Path("runs", f"{preset}-{now()}")
+    set_up_tensorflow()
+    show_log()
     try:
-        if options.market:
-            settings = read_market(options.market) | settings
-        config = dataclasses.replace(PRESETS[options.preset], **settings)
+        if options.resume:
+            if settings or options.preset or options.out or options.market:
+                parser.error("--resume takes all settings from the folder: leave out the others")
+            config = read_config(folder)
+        else:
+            market = read_market(options.market) if options.market else {}
+            config = dataclasses.replace(PRESETS[preset], **market | settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
-        run.make_folder(folder, config)
+        if not options.resume:
+            run.make_folder(folder, config)
     except (ArithmeticError, MemoryError) as error:
         parser.error(f"a setting is too large or too small to compute with: {error}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"{config.optimizer}, {options.preset} preset, seed {config.seed}, folder {folder}\n")
+    title = f"{folder} continued" if options.resume else f"{preset} preset, folder {folder}"
+    print(f"{config.optimizer}, seed {config.seed}, {title}\n")
     summary, report = run.train(hedger, config, folder)
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
@@ -185,9 +293,54 @@ def train(parser, options):
     return 130 if summary["stopped_by"] == "interrupted" else 0
 
 
+def sweep(parser, options):
+    """Runs `tfhedge sweep` and returns its exit status."""
+    config = prepare(parser, options, SweepConfig, trials=options.trials)
+    try:
+        outcome = import_quietly("tfhedge.workflow.sweep").sweep(config, options.out)
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{search_table(outcome)}\n\n{options.out / 'sweep.json'}")
+    return 0
+
+
+def experiment(parser, options):
+    """Runs `tfhedge experiment` and returns its exit status."""
+    names = ("trials", "search_steps", "seeds")
+    config = prepare(parser, options, ExperimentConfig, **{x: getattr(options, x) for x in names})
+    module = import_quietly("tfhedge.workflow.experiment")
+    try:
+        outcome = module.compare_optimizers(config, options.out, options.only)
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    for result in outcome["optimizers"].values():
+        print(f"\n{search_table(result['search'])}")
+    print(f"\n{comparison_table(outcome)}\n\n{options.out / 'optimizers.json'}")
+    return 0
+
+
+def prepare(parser, options, make_config, **arguments):
+    """The configuration of a search or an experiment, with its folder, new or as it was left."""
+    set_up_tensorflow()
+    show_log()
+    try:
+        run = dataclasses.replace(options.presets[options.preset], **given_settings(options))
+        config = make_config(run=run, **arguments)
+        module = import_quietly("tfhedge.workflow.run")
+        module.make_hedger(run)  # refuses what cannot be simulated or priced
+        module.open_folder(options.out, config)
+        return config
+    except (ArithmeticError, MemoryError) as error:
+        parser.error(f"a setting is too large or too small to compute with: {error}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
 def calibrate(parser, options):
     """Runs `tfhedge calibrate` and returns its exit status."""
-    folder = options.out or Path("runs", f"calibration-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = options.out or Path("runs", f"calibration-{now()}")
     set_up_tensorflow()
     try:
         calibration = import_quietly("tfhedge.workflow.calibration")

@@ -51,6 +51,16 @@ def test_batches_are_the_parts_of_one_big_episode(num_paths, batch_size):
         assert_allclose(part, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("first_batch", [0, 1, 2])
+def test_a_dataset_can_begin_at_any_batch(first_batch):
+    later = list(SMALL.dataset(7, 3, seed=(3, 4), first_batch=first_batch))
+    expected = list(SMALL.dataset(7, 3, seed=(3, 4)))[first_batch:]
+    for part, whole in zip(tf.nest.flatten(later), tf.nest.flatten(expected), strict=True):
+        assert_array_equal(part, whole)
+    with pytest.raises(ValueError, match="Expected `first_batch` to be one of range"):
+        SMALL.dataset(7, 3, first_batch=3)
+
+
 def test_a_dataset_is_traced_once_for_all_its_batches_and_epochs():
     with mock.patch.object(
         HedgingProblem, "episodes", autospec=True, side_effect=HedgingProblem.episodes

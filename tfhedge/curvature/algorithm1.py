@@ -106,7 +106,7 @@ class Algorithm1(KroneckerOptimizer):
 
     def _update(self, gradients, curvature):
         """Lines 15 to 23."""
-        direction = self._precondition(gradients)
+        direction = self.precondition(gradients)
         radius = self._decayed_trust_region()
         length = tf.sqrt(tf.math.divide_no_nan(radius, inner(direction, gradients)))
         eta = tf.minimum(length, tf.cast(self.learning_rate, length.dtype))

@@ -136,7 +136,7 @@ class DHKFAC(KroneckerOptimizer):
 
     def _update(self, gradients, curvature):
         """Lines 15 to 22, with step length and momentum from M."""
-        direction = self._precondition(gradients)
+        direction = self.precondition(gradients)
         previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = [inner(gradients, direction), inner(gradients, previous)]

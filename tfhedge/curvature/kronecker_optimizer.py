@@ -136,7 +136,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         """Lines 15 to 22: the update, what to remember of it as `momentums`, and its step size."""
         raise NotImplementedError
 
-    def _precondition(self, gradients):
+    def precondition(self, gradients):
         """Lines 16 to 19."""
         shrinkage = tf.minimum(self.shrinkage * self.damping, 1.0)
         gradients = iter(gradients)

@@ -33,6 +33,36 @@ def validation_loss(steps, losses, unhedged_loss):
     return figure
 
 
+def optimizers(histories, target):
+    """Validation losses of several optimizers against steps and seconds, as figure 3 of the paper.
+
+    Args:
+        histories: For each optimizer a list of runs, each with the columns `step`,
+            `training_seconds` and `val_loss`.
+        target: The loss to reach.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    labels = {"step": "optimization step", "training_seconds": "seconds of training"}
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (column, label) in zip(panels, labels.items(), strict=True):
+        axes.set(xlabel=label, yscale="log")
+        for number, (name, runs) in enumerate(histories.items()):
+            for run in runs:
+                losses = [math.nan if loss is None else loss for loss in run["val_loss"]]
+                axes.plot(run[column], losses, color=f"C{number}", linewidth=1.0, label=name)
+                name = None  # one entry in the legend
+        axes.axhline(target, linestyle="--", linewidth=1.0, color=_COLORS[0], label="target")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
+        axes.grid(which="both", alpha=0.3)
+    panels[0].set_ylabel("validation loss")
+    panels[0].legend()
+    return figure
+
+
 def pnl_histogram(report):
     """Distribution of the terminal P&L by strategy, in logarithmic counts, as figure 5.
 

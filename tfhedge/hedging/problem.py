@@ -152,24 +152,26 @@ class HedgingProblem:
         payoff = self.claim.payoff(spot) * np.float32(np.exp(-rate * self.num_steps))
         return self.features(spot, variance), (returns, payoff)
 
-    def dataset(self, num_paths, batch_size, seed=0):
+    def dataset(self, num_paths, batch_size, seed=0, first_batch=0):
         """Episodes in batches, simulated while they are consumed.
 
         Args:
             num_paths: Number of paths; an epoch goes through them in order.
             batch_size: Paths in a batch; the last batch may be smaller.
             seed: An integer, or a pair of them to tell streams of one seed apart.
+            first_batch: Number of batches to leave out, whose paths are not simulated.
 
         Returns:
             A `tf.data.Dataset` of what `episodes` returns.
 
         Raises:
-            ValueError: If a number is not a positive integer.
+            ValueError: If a number is not a positive integer, or no batch is left.
         """
         checks.positive_integer("num_paths", num_paths)
         checks.positive_integer("batch_size", batch_size)
         num_full, rest = divmod(num_paths, batch_size)
-        batches = tf.data.Dataset.range(num_full).map(
+        checks.one_of("first_batch", first_batch, range(num_full + bool(rest)))
+        batches = tf.data.Dataset.range(first_batch, num_full).map(
             lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size)
         )
         if rest:

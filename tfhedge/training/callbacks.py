@@ -3,42 +3,62 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import signal
 import sys
 import time
 
 import keras
+import numpy as np
 
 
-def write_text(path, text):
+def write_bytes(path, content):
     """Writes a file all at once: a reader sees the old or the new, never a half.
 
     Args:
         path: A `pathlib.Path`.
-        text: The contents.
+        content: The contents.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path, text):
+    """As `write_bytes`, for text."""
+    write_bytes(path, text.encode())
 
 
 class RunHistory(keras.callbacks.Callback):
     """Prints a line at each validation and keeps all of them in a CSV file.
 
+    A line holds the losses, the seconds since the run began, and those of the training steps alone.
+    The first step of a process traces and compiles, and counts there as the mean of those that
+    follow it.
+
     Args:
         path: The file, rewritten at each validation.
         num_steps: Number of steps planned, for the remaining time.
+        rows: The lines of a run that is continued.
 
     Attributes:
         rows: The lines so far, as dictionaries.
+        started: When the run began, or would have begun without interruption.
     """
 
-    def __init__(self, path, num_steps):
+    def __init__(self, path, num_steps, rows=()):
         super().__init__()
         self.path = path
         self.num_steps = num_steps
-        self.rows = []
+        self.rows = list(rows)
+        last = self.rows[-1] if rows else {"seconds": 0.0, "training_seconds": 0.0}
+        self.started = time.perf_counter() - last["seconds"]
+        self.training_seconds = last["training_seconds"]
+        self.first_step = None
 
     @property
     def step(self):
@@ -46,8 +66,7 @@ class RunHistory(keras.callbacks.Callback):
         return int(self.model.optimizer.iterations)
 
     def on_train_begin(self, logs=None):
-        """Starts the clock."""
-        self.started = time.perf_counter()
+        """Prints the heading."""
         print(
             f"{'step':>6}{'loss':>10}{'validation':>12}{'P&L std':>10}{'cost':>10}"
             f"{'s/step':>8}{'left':>8}"
@@ -55,32 +74,34 @@ class RunHistory(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes where this stretch of steps begins."""
-        self.epoch_started, self.epoch_first = time.perf_counter(), self.step
+        self.epoch = self.step, time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         """Shows on a terminal that something is going on."""
         self.steps_ended = time.perf_counter()
+        self.first_step = self.first_step or (self.step, self.steps_ended)
         if sys.stdout.isatty():
             print(f"{self.step:>6}{logs['loss']:>10.4f}", end="\r", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds a line: losses of training and validation, and times."""
         now = time.perf_counter()
-        seconds = now - self.started
-        step_seconds = (self.steps_ended - self.epoch_started) / (self.step - self.epoch_first)
+        first, began = max(x for x in (self.epoch, self.first_step) if x[0] < self.step)
+        step_seconds = (self.steps_ended - began) / (self.step - first)
+        self.training_seconds += (self.step - self.epoch[0]) * step_seconds
         optimizer = self.model.optimizer
         row = {"step": self.step, **{name: float(value) for name, value in logs.items()}}
         for name in ("step_size", "momentum_used", "rejected_steps"):
             if hasattr(optimizer, name):
                 row[name] = float(getattr(optimizer, name))
-        self.rows.append({**row, "seconds": seconds, "step_seconds": step_seconds})
+        times = {
+            "seconds": now - self.started,
+            "training_seconds": self.training_seconds,
+            "step_seconds": step_seconds,
+        }
+        self.rows.append({**row, **times})
         self._write()
-        # The first stretch holds the compilation, so that its pace says little of the rest.
-        left = (
-            (self.num_steps - self.step)
-            * (now - self.epoch_started)
-            / (self.step - self.epoch_first)
-        )
+        left = (self.num_steps - self.step) * (now - began) / (self.step - first)
         print(
             f"{row['step']:>6}{row['loss']:>10.4f}{row['val_loss']:>12.4f}"
             f"{row['val_pnl_std']:>10.5f}{row['val_cost']:>10.5f}{step_seconds:>8.2f}"
@@ -102,17 +123,20 @@ class Stop(keras.callbacks.Callback):
     Args:
         num_steps: Largest number of steps.
         target_loss: Validation loss at which to stop, or None.
+        least_steps: Number of steps to take even if the target is reached before.
         interrupted: A function that says whether the user has asked to stop.
 
     Attributes:
         reason: Why the training ended: `"steps"`, `"target"`, `"interrupted"` or `"diverged"`.
     """
 
-    def __init__(self, num_steps, target_loss=None, interrupted=lambda: False):
+    def __init__(self, num_steps, target_loss=None, least_steps=0, interrupted=lambda: False):
         super().__init__()
         self.num_steps = num_steps
         self.target_loss = target_loss
+        self.least_steps = least_steps
         self.interrupted = interrupted
+        self.on_target = False
         self.reason = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -126,14 +150,76 @@ class Stop(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Checks the validation loss, if there is one."""
-        if not logs.get("val_loss", 0.0) < float("inf"):
-            self._stop("diverged")
-        elif self.reason is None and self.target_loss and logs["val_loss"] <= self.target_loss:
-            self._stop("target")
+        loss = logs.get("val_loss", 0.0)
+        verdict = self.verdict(int(self.model.optimizer.iterations), loss)
+        if verdict == "diverged" or (verdict and self.reason is None):
+            self._stop(verdict)
+
+    def verdict(self, step, val_loss):
+        """Takes note of a validation, and says why to end the training there, or None.
+
+        Args:
+            step: Number of steps done.
+            val_loss: The validation loss then.
+        """
+        if not val_loss < float("inf"):
+            return "diverged"
+        if step >= self.num_steps:
+            return "steps"
+        self.on_target |= self.target_loss is not None and val_loss <= self.target_loss
+        return "target" if self.on_target and step >= self.least_steps else None
 
     def _stop(self, reason):
         self.reason = reason
         self.model.stop_training = True
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps what `restore` needs in a file, at each validation of a run that was not interrupted.
+
+    An interrupted run is continued from the validation before, as if nothing had happened.
+
+    Args:
+        path: The file, a `pathlib.Path`.
+        history: The `RunHistory`.
+        stop: The `Stop`.
+    """
+
+    def __init__(self, path, history, stop):
+        super().__init__()
+        self.path = path
+        self.history = history
+        self.stop = stop
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the weights, the state of the optimizer and the history."""
+        if self.stop.reason == "interrupted":
+            return
+        state = {}
+        self.model.optimizer.save_own_variables(state)
+        arrays = {f"optimizer_{name}": value for name, value in state.items()}
+        arrays |= {f"weight_{i}": value for i, value in enumerate(self.model.get_weights())}
+        file = io.BytesIO()
+        np.savez(file, history=json.dumps(self.history.rows), **arrays)
+        write_bytes(self.path, file.getvalue())
+
+
+def restore(path, hedger):
+    """Gives a hedger the weights and the state of the optimizer that `Checkpoint` kept.
+
+    Args:
+        path: The file.
+        hedger: A compiled `DeepHedger` of the same configuration.
+
+    Returns:
+        The rows of the history.
+    """
+    with np.load(path) as arrays:
+        hedger.set_weights([arrays[f"weight_{i}"] for i in range(len(hedger.weights))])
+        prefix = "optimizer_"
+        state = {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
+        hedger.optimizer.load_own_variables(state)
+        return json.loads(arrays["history"].item())
 
 
 @contextlib.contextmanager

@@ -1,19 +1,35 @@
-"""All settings of a training run, with their defaults, help texts and presets.
+"""All settings of the commands that train, with their defaults, help texts and presets.
 
 Nothing heavy is imported here, so that the command line can explain itself at once.
 """
 
 import dataclasses
+import itertools
 import json
 import math
+import random
 
 from tfhedge import checks
 
-# The learning rate that each optimizer starts from or rises to, where none is given.
-OPTIMIZERS = {"dh-kfac": 0.8, "adam": 0.001}
+# The settings of each optimizer, with their defaults.
+OPTIMIZERS = {
+    "dh-kfac": {"learning_rate": 0.8, "learning_rate_decay": 0.998},
+    "dh-kfac-paper": {"learning_rate": 3e-5, "trust_region": 1e-3},
+    "adam": {"learning_rate": 1e-3, "learning_rate_decay": 0.9985},
+}
+
+# The values of these settings that a search tries, each with each.
+SEARCH_GRIDS = {
+    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
+    "dh-kfac-paper": {"learning_rate": (1e-5, 3e-5, 1e-4), "trust_region": (1e-4, 1e-3, 1e-2)},
+    "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.998, 0.999, 0.9995)},
+}
 
 # The options that can be traded.
 GRIDS = ("floating", "fixed")
+
+# What a run is continued from.
+CHECKPOINT_FILE = "checkpoint.npz"
 
 # Under these headings the command line explains the settings.
 TRAINING = "training"
@@ -25,6 +41,11 @@ CLAIM = "cliquet, costs and objective"
 def _setting(group, default, text, choices=None):
     metadata = {"group": group, "help": text, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _optimizer_setting(name, text):
+    defaults = [f"{key} {row[name]:g}" for key, row in OPTIMIZERS.items() if name in row]
+    return _setting(TRAINING, None, f"{text} (default: {', '.join(defaults)})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +65,16 @@ class RunConfig:
     optimizer: str = _setting(TRAINING, "dh-kfac", "how to optimize", tuple(OPTIMIZERS))
     steps: int = _setting(TRAINING, 1000, "largest number of optimization steps")
     batch_size: int = _setting(TRAINING, 2048, "paths in a step")
-    learning_rate: float | None = _setting(
-        TRAINING,
-        None,
-        "dh-kfac: initial share of the minimizing step; adam: peak learning rate (default: "
-        + ", ".join(f"{name} {rate}" for name, rate in OPTIMIZERS.items())
-        + ")",
+    learning_rate: float | None = _optimizer_setting(
+        "learning_rate",
+        "dh-kfac: initial share of the minimizing step; dh-kfac-paper: largest step size eta_max; "
+        "adam: peak learning rate",
+    )
+    learning_rate_decay: float | None = _optimizer_setting(
+        "learning_rate_decay", "factor by which the learning rate falls in each step"
+    )
+    trust_region: float | None = _optimizer_setting(
+        "trust_region", "initial size rho^TR of the trust region"
     )
     seed: int = _setting(TRAINING, 0, "seed of the paths, the initial weights and the optimizer")
     target_loss: float | None = _setting(
@@ -93,9 +118,14 @@ class RunConfig:
         checks.positive("steps_per_year", self.steps_per_year)
         if self.target_loss is not None:
             checks.positive("target_loss", self.target_loss)
-        if self.learning_rate is not None:
-            largest = 1.0 if self.optimizer == "dh-kfac" else math.inf
-            checks.in_range("learning_rate", self.learning_rate, 0.0, largest, closed="right")
+        for name, value in self._given_optimizer_settings.items():
+            if name not in OPTIMIZERS[self.optimizer]:
+                raise ValueError(
+                    f"Expected no `{name}`, as {self.optimizer} has none. Received: {name}={value}"
+                )
+            one_at_most = name == "learning_rate_decay" or self.optimizer == "dh-kfac"
+            largest = 1.0 if one_at_most else math.inf
+            checks.in_range(name, value, 0.0, largest, closed="right")
         if self.seed not in range(2**31 - 1):
             raise ValueError(f"Expected `seed` to be in [0, 2^31 - 2]. Received: seed={self.seed}")
         if self.num_steps % self.period:
@@ -104,11 +134,107 @@ class RunConfig:
                 f"Received: num_steps={self.num_steps}, period={self.period}"
             )
 
+    @property
+    def optimizer_settings(self):
+        """The settings of this run's optimizer, as in `OPTIMIZERS`."""
+        return OPTIMIZERS[self.optimizer] | self._given_optimizer_settings
+
+    @property
+    def _given_optimizer_settings(self):
+        names = sorted({name for row in OPTIMIZERS.values() for name in row})
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
 
 PRESETS = {
     "paper": RunConfig(),
     "demo": RunConfig(steps=60, batch_size=1024, validation_paths=4096, test_paths=20_000),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The settings of `tfhedge sweep`.
+
+    Args:
+        run: The `RunConfig` of every trial, but for what is searched.
+        trials: Number of points of the grid to try.
+
+    Raises:
+        ValueError: If the grid has fewer points.
+    """
+
+    run: RunConfig
+    trials: int = 9
+
+    def __post_init__(self):
+        checks.one_of("trials", self.trials, range(1, len(self.points) + 1))
+
+    @property
+    def points(self):
+        """The points of the grid, in random order: settings of the optimizer."""
+        grid = SEARCH_GRIDS[self.run.optimizer]
+        points = [
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        ]
+        random.Random(0).shuffle(points)
+        return points
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """The settings of `tfhedge experiment optimizers`.
+
+    Args:
+        run: The `RunConfig` of every run, but for the optimizer and what is searched; its steps are
+            those of Adam, and the most that the others take.
+        trials: Number of points of each optimizer's grid to try.
+        search_steps: Steps of a trial, and the least that an optimizer takes at its winner.
+        seeds: Number of runs of each optimizer at its winner.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    run: RunConfig
+    trials: int = 9
+    search_steps: int = 600
+    seeds: int = 3
+
+    def __post_init__(self):
+        checks.positive_integer("search_steps", self.search_steps)
+        checks.positive_integer("seeds", self.seeds)
+        for optimizer in OPTIMIZERS:
+            self.sweep(optimizer)
+
+    def sweep(self, optimizer):
+        """The search of an optimizer, a `SweepConfig`."""
+        run = dataclasses.replace(self.run, optimizer=optimizer, steps=self.search_steps)
+        return SweepConfig(run=run, trials=self.trials)
+
+
+def read_config(folder):
+    """Reads the settings of a run that is to be continued.
+
+    Args:
+        folder: The run's folder, a `pathlib.Path`.
+
+    Returns:
+        The `RunConfig`.
+
+    Raises:
+        ValueError: If the folder holds something else, or the run has ended by itself.
+        OSError: If there is no such folder, or it cannot be read.
+    """
+    path, summary = folder / "config.json", folder / "summary.json"
+    try:
+        config = RunConfig(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected the settings of a run. Received: {path}, {error}") from error
+    if summary.exists() and json.loads(summary.read_text())["stopped_by"] != "interrupted":
+        raise ValueError(f"{folder} holds a run that has ended: there is nothing to continue")
+    if not (folder / CHECKPOINT_FILE).exists():
+        raise ValueError(f"{folder} holds no checkpoint yet: begin the run anew, elsewhere")
+    return config
 
 
 def read_market(path):

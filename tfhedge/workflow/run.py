@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 
 import keras
@@ -19,10 +20,17 @@ from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.market.heston import Heston
 from tfhedge.policy.rollout import RecurrentPolicy
 from tfhedge.serving.export import export
-from tfhedge.training.callbacks import RunHistory, Stop, patient_interrupt, write_text
+from tfhedge.training.callbacks import (
+    Checkpoint,
+    RunHistory,
+    Stop,
+    patient_interrupt,
+    restore,
+    write_text,
+)
 from tfhedge.training.hedger import DeepHedger
 from tfhedge.training.schedules import WarmUpExponentialDecay
-from tfhedge.workflow.config import OPTIMIZERS
+from tfhedge.workflow.config import CHECKPOINT_FILE
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
@@ -71,16 +79,19 @@ def make_optimizer(config):
 
     Adam is trained as in the paper: a linear warm-up over the first epoch, here at most a fifth of
     the steps, exponential decay, and gradients clipped to norm 1. The share that DH-KFAC takes of
-    its minimizing step decays as well.
+    its minimizing step decays as well; the paper's own lets its trust region shrink.
     """
-    learning_rate = config.learning_rate or OPTIMIZERS[config.optimizer]
-    if config.optimizer == "adam":
-        epoch = math.ceil(config.num_paths / config.batch_size)
-        warm_up = max(1, min(epoch, config.steps // 5))
-        schedule = WarmUpExponentialDecay(learning_rate, warm_up, 0.9985)
-        return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-    schedule = keras.optimizers.schedules.ExponentialDecay(learning_rate, 1, 0.998)
-    return DHKFAC(schedule, seed=config.seed)
+    settings = config.optimizer_settings
+    if config.optimizer == "dh-kfac-paper":
+        return DHKFAC.paper(**settings, seed=config.seed)
+    peak, decay = settings["learning_rate"], settings["learning_rate_decay"]
+    if config.optimizer == "dh-kfac":
+        schedule = keras.optimizers.schedules.ExponentialDecay(peak, 1, decay)
+        return DHKFAC(schedule, seed=config.seed)
+    epoch = math.ceil(config.num_paths / config.batch_size)
+    warm_up = max(1, min(epoch, config.steps // 5))
+    schedule = WarmUpExponentialDecay(peak, warm_up, decay)
+    return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
 
 
 def make_hedger(config):
@@ -111,13 +122,28 @@ def make_folder(folder, config):
         json.dump(dataclasses.asdict(config), file, indent=2)
 
 
+def open_folder(folder, config):
+    """Makes the folder, or finds it as it was made with the same configuration.
+
+    Raises:
+        ValueError: If it was made with another one.
+        OSError: As `make_folder`.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        make_folder(folder, config)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(dataclasses.asdict(config))):
+        raise ValueError(f"{folder} holds the results of other settings: choose another folder")
+
+
 def train(hedger, config, folder):
     """Trains a hedger and leaves everything about it in a folder.
 
-    The folder receives `history.csv`, `summary.json`, `validation_loss.png`, `pnl_histogram.png`
-    and `saved_model/1/`. Ctrl-C ends the training after the step under way; the run is then
-    evaluated and saved as any other. A run whose loss ceases to be finite has no policy worth
-    evaluating, and leaves its history and a summary that says so.
+    The folder receives `history.csv`, `checkpoint.npz`, `validation_loss.png`, `pnl_histogram.png`,
+    `saved_model/1/` and at last `summary.json`. Where there is a checkpoint already, the run is
+    continued from it. Ctrl-C ends the training after the step under way; the run is then
+    evaluated and saved as any other, and can still be continued. A run whose loss ceases to be
+    finite has no policy worth evaluating, and leaves its history and a summary that says so.
 
     Args:
         hedger: What `make_hedger` made of the configuration.
@@ -127,50 +153,72 @@ def train(hedger, config, folder):
     Returns:
         The contents of `summary.json` and the final `HedgeReport`, None for a run that diverged.
     """
-    started = time.perf_counter()
     with patient_interrupt() as interrupted:
-        history, stop = fit(hedger, config, folder / "history.csv", interrupted)
+        history, stop = fit(hedger, config, folder, interrupted=interrupted)
         report = None
         if stop.reason != "diverged":
             report = hedger.evaluate_hedge(
                 config.test_paths, (config.seed, TEST), config.batch_size
             )
+            shutil.rmtree(folder / "saved_model", ignore_errors=True)  # of an interrupted run
+            export(hedger, folder / "saved_model")
+            draw(folder, history.rows, report)
         summary = {
-            "steps": history.step,
+            "steps": history.rows[-1]["step"],
             "stopped_by": stop.reason,
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - history.started,
             "seed": config.seed,
             **(statistics(report) if report else {}),
         }
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        if report:
-            export(hedger, folder / "saved_model")
-            draw(folder, history.rows, report)
     return summary, report
 
 
-def fit(hedger, config, history_path, interrupted):
+def fit(hedger, config, folder, callbacks=(), **stop_options):
     """Fits the hedger with a validation every `config.validate_every` steps.
+
+    Validation is on the same paths whatever the seed, so that runs can be compared. Where the
+    folder holds a checkpoint, the run goes on from there, and ends as if it had never stopped.
+
+    Args:
+        hedger: What `make_hedger` made of the configuration.
+        config: A `RunConfig`.
+        folder: Where to keep `history.csv` and `checkpoint.npz`, a `pathlib.Path`.
+        callbacks: Further callbacks; what they add to the logs of an epoch enters the history.
+        **stop_options: Further arguments of `Stop`.
 
     Returns:
         The callbacks that recorded the history and ended the training.
     """
-    problem = hedger.problem
-    training = problem.dataset(config.num_paths, config.batch_size, (config.seed, TRAINING))
-    validation = problem.dataset(
-        config.validation_paths, config.batch_size, (config.seed, VALIDATION)
-    )
-    history = RunHistory(history_path, config.steps)
-    stop = Stop(config.steps, config.target_loss, interrupted)
-    hedger.fit(
-        training.repeat(),
-        epochs=math.ceil(config.steps / config.validate_every),
-        steps_per_epoch=config.validate_every,
-        validation_data=validation.cache(),
-        callbacks=[history, stop],
-        verbose=0,
-    )
+    checkpoint = folder / CHECKPOINT_FILE
+    rows = restore(checkpoint, hedger) if checkpoint.exists() else []
+    history = RunHistory(folder / "history.csv", config.steps, rows)
+    stop = Stop(config.steps, config.target_loss, **stop_options)
+    step = rows[-1]["step"] if rows else 0
+    for row in rows:
+        stop.reason = stop.verdict(row["step"], row["val_loss"])
+    if stop.reason is None:
+        validation = hedger.problem.dataset(
+            config.validation_paths, config.batch_size, (0, VALIDATION)
+        )
+        hedger.fit(
+            training_batches(hedger.problem, config, step),
+            initial_epoch=step // config.validate_every,
+            epochs=math.ceil(config.steps / config.validate_every),
+            steps_per_epoch=config.validate_every,
+            validation_data=validation.cache(),
+            callbacks=[*callbacks, history, stop, Checkpoint(checkpoint, history, stop)],
+            verbose=0,
+        )
     return history, stop
+
+
+def training_batches(problem, config, first_step):
+    """Batches of the steps from `first_step` on, without an end."""
+    arguments = config.num_paths, config.batch_size, (config.seed, TRAINING)
+    epoch = problem.dataset(*arguments)
+    rest = problem.dataset(*arguments, first_batch=first_step % len(epoch))
+    return rest.concatenate(epoch.repeat())
 
 
 def draw(folder, rows, report):

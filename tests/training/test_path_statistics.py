@@ -1,0 +1,74 @@
+"""What is logged along the path, against gradients path by path and differences of actions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+import tfhedge as th
+from tfhedge.training.path_statistics import PathStatistics
+
+PROBLEM = th.HedgingProblem(
+    market=th.Heston.from_paper(),
+    claim=th.Cliquet(num_periods=2, period=3, cap=0.015),
+    instruments=th.FloatingGrid(maturities=(2,), strikes=(1.01,)),
+    objective=th.MeanVariance(risk_aversion=100.0),
+)
+NUM_GRADIENTS, NUM_QUADRATIC_PATHS = 5, 12
+
+
+@pytest.fixture(scope="module", params=["dh-kfac", "adam"])
+def case(request):
+    """A hedger after two steps, and what is logged then."""
+    keras.utils.set_random_seed(0)
+    hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=3, num_blocks=1))
+    hedger.compile(th.DHKFAC() if request.param == "dh-kfac" else "adam")
+    hedger.set_weights([np.random.default_rng(0).normal(0.0, 0.4, w.shape) for w in hedger.weights])
+    episodes = PROBLEM.episodes(16, seed=1)
+    callback = PathStatistics(episodes, NUM_GRADIENTS, NUM_QUADRATIC_PATHS)
+    history = hedger.fit(PROBLEM.dataset(32, 16), callbacks=[callback], verbose=0).history
+    return hedger, episodes, history
+
+
+def test_the_gradient_variance_is_that_of_the_gradients_of_single_paths(case):
+    hedger, (features, (returns, payoff)), history = case
+    mean = tf.reduce_mean(PROBLEM.pnl(hedger(features), returns, payoff))
+    gradients = []
+    for i in range(NUM_GRADIENTS):
+        path = slice(i, i + 1)
+        with tf.GradientTape() as tape:
+            actions = hedger(features[path])
+            pnl = PROBLEM.pnl(actions, returns[path], payoff[path])
+            loss = 100.0 * (pnl - mean) ** 2 + PROBLEM.cost(actions)
+        gradients.append(
+            np.concatenate([np.ravel(g) for g in tape.gradient(loss, hedger.trainable_variables)])
+        )
+    expected = np.trace(np.cov(gradients, rowvar=False))
+    assert_allclose(history["gradient_variance"], [expected], rtol=1e-4)
+
+
+def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(case):
+    hedger, (features, (returns, payoff)), history = case
+    if not isinstance(hedger.optimizer, th.DHKFAC):
+        assert "overshoot" not in history
+        return
+    with tf.GradientTape() as tape:
+        actions = hedger(features)
+        loss = PROBLEM.objective.loss(PROBLEM.pnl(actions, returns, payoff), PROBLEM.cost(actions))
+    gradients = tape.gradient(loss, hedger.trainable_variables)
+    direction = hedger.optimizer.precondition(gradients)
+    estimated = sum(np.sum(g * v) for g, v in zip(gradients, direction, strict=True))
+
+    start, few = hedger.get_weights(), features[:NUM_QUADRATIC_PATHS]
+    size = 1e-2 / max(np.abs(v).max() for v in direction)
+    ahead_and_behind = []
+    for h in (size, -size):
+        hedger.set_weights([w + h * v for w, v in zip(start, direction, strict=True)])
+        ahead_and_behind.append(hedger(few))
+    hedger.set_weights(start)
+    change = (ahead_and_behind[0] - ahead_and_behind[1]) / (2.0 * size)
+    gram = PROBLEM.objective.curvature_gram([change], returns[:NUM_QUADRATIC_PATHS], PROBLEM.costs)
+    assert_allclose(history["overshoot"], [gram[0, 0] / estimated], rtol=1e-2)
+    names = {name for name in history if name.startswith("largest_eigenvalue_")}
+    assert names == {f"largest_eigenvalue_{x}" for x in ("inlet", "scale_0", "gates_0", "outlet")}

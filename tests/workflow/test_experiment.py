@@ -1,0 +1,102 @@
+"""The comparison of the optimizers, from search to figure, on a problem for dwarfs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfhedge import cli
+from tfhedge.curvature.dhkfac import DHKFAC
+from tfhedge.workflow.experiment import comparison
+from tfhedge.workflow.tables import comparison_table
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A `DHKFAC.paper` with the arguments that a run gives it."""
+
+    def paper(cls, learning_rate, trust_region, seed):
+        return cls(min(1.0, 1e4 * learning_rate), trust_region=trust_region, seed=seed)
+
+    monkeypatch.setattr(DHKFAC, "paper", classmethod(paper), raising=False)
+
+
+def test_the_experiment_goes_on_and_ends(small, tmp_path, stand_in, interrupt, capsys):
+    sizes = "--steps 6 --search-steps 4 --trials 1 --seeds 1".split()
+    options = ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
+    assert cli.main([*options, "--only", "dh-kfac"]) == 1
+    assert "adam" in capsys.readouterr().err
+    interrupt(write=4)  # the first trial has two, the run of Adam three
+    assert cli.main([*options, "--only", "adam"]) == 130
+    assert cli.main([*options, "--only", "adam"]) == 0
+    assert cli.main([*options, "--only", "dh-kfac-paper"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("adam, trial 0") == 1
+    assert "target" in printed
+
+    outcome = json.loads((tmp_path / "optimizers.json").read_text())
+    assert comparison_table(outcome) in printed
+    assert list(outcome["optimizers"]) == list(outcome["comparison"]) == ["adam", "dh-kfac-paper"]
+    (adam,) = outcome["optimizers"]["adam"]["runs"]
+    assert outcome["target"] == 1.01 * adam["best_val_loss"]
+    assert adam["best_val_loss"] == min(adam["history"]["val_loss"])
+    for name, result in outcome["optimizers"].items():
+        assert [trial["state"] for trial in result["search"]["trials"]] == ["complete"]
+        (run,) = result["runs"]
+        assert {"processor", "tensorflow", "python"} <= run["machine"].keys()
+        history = run["history"]
+        steps = history["step"]
+        assert 4 <= steps[-1] <= 6
+        assert {len(column) for column in history.values()} == {len(steps)}
+        assert np.all(np.array(history["gradient_variance"]) > 0.0)
+        assert np.all(np.diff(history["training_seconds"]) > 0.0)
+        assert np.all(np.less(history["training_seconds"], history["seconds"]))
+        statistics = {"overshoot", "step_size", "largest_eigenvalue_outlet"}
+        assert statistics & history.keys() == (set() if name == "adam" else statistics)
+    assert (tmp_path / "optimizers.png").read_bytes()[1:4] == b"PNG"
+    assert (tmp_path / "adam" / "seed-1" / "checkpoint.npz").exists()
+
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert cli.main([*options, "--only", "adam"]) == 0  # all is done
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def results(*losses):
+    """The part of a result that is compared: runs with a validation at steps 10, 20, ..."""
+    return {
+        "runs": [
+            {
+                "best_val_loss": min(run),
+                "history": {
+                    "step": [10.0 * (i + 1) for i in range(len(run))],
+                    "training_seconds": [2.0 * (i + 1) for i in range(len(run))],
+                    "val_loss": run,
+                },
+            }
+            for run in losses
+        ]
+    }
+
+
+def test_the_comparison_is_of_medians_over_the_runs():
+    adam = results([0.3, 0.2, 0.1], [0.3, 0.3, 0.15], [0.3, 0.1, 0.12])
+    other = results([0.1, 0.09], [0.2, 0.1], [0.1, 0.05])
+    never = results([0.5], [0.6], [0.1])
+    rows = comparison({"adam": adam, "other": other, "never": never}, target=0.1)
+    assert rows["adam"]["steps"] == [30, None, 20]
+    assert rows["adam"]["median_steps"] == 30
+    assert rows["adam"]["seconds"] == [6.0, None, 4.0]
+    assert rows["other"] == {
+        "steps": [10, 20, 10],
+        "seconds": [2.0, 4.0, 2.0],
+        "median_steps": 10,
+        "median_seconds": 2.0,
+        "best_val_loss": 0.09,
+        "steps_ratio": pytest.approx(1 / 3),
+        "seconds_ratio": pytest.approx(1 / 3),
+        "best_val_loss_ratio": pytest.approx(0.9),
+    }
+    assert rows["never"]["median_steps"] is rows["never"]["steps_ratio"] is None
+    table = comparison_table({"target": 0.1, "comparison": rows})
+    assert "0.333" in table
+    assert len({len(line) for line in table.splitlines()[1:]}) == 1

@@ -1,0 +1,102 @@
+"""What an optimizer meets along its path, logged for later study."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
+from tfhedge.policy import compiled_linearize, linearize
+from tfhedge.training.gauss_newton import GaussNewton
+
+
+class PathStatistics(keras.callbacks.Callback):
+    r"""Adds to the logs of each epoch what figure 4 of the paper shows, and more.
+
+    On the same paths each time,
+
+    - `gradient_variance`, the trace of the covariance of the gradients of single paths,
+
+          h_i = N (du_i/dtheta)' (dL/du_i),
+
+      with L the loss of all N paths, so that the mean of h_i is the gradient of L;
+
+    and for `DHKFAC`, with the gradient g, the preconditioner \hat B and v = \hat B^{-1} g,
+
+    - `largest_eigenvalue_<layer>` of each block of \hat B, before shrinkage: the largest of D;
+    - `overshoot`, v' B v / v' \hat B v: how far \hat B underestimates the Gauss-Newton matrix B
+      along its own step.
+
+    It stands before the other callbacks of `fit`, so that they see what it adds.
+
+    Args:
+        episodes: What `HedgingProblem.episodes` returns.
+        num_gradients: Number of paths whose single gradients are taken.
+        num_quadratic_paths: Number of paths on which v' B v is evaluated.
+    """
+
+    def __init__(self, episodes, num_gradients=32, num_quadratic_paths=256):
+        super().__init__()
+        self.episodes = episodes
+        self.num_gradients = num_gradients
+        self.num_quadratic_paths = num_quadratic_paths
+
+    @functools.cached_property
+    def _compiled(self):
+        return tf.function(self.statistics, autograph=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the statistics to the logs."""
+        features, (returns, payoff) = self.episodes
+        statistics = self._compiled(features, returns, payoff)
+        logs.update({name: float(value) for name, value in statistics.items()})
+
+    def statistics(self, features, returns, payoff):
+        """The statistics by name, scalar tensors."""
+        hedger, optimizer = self.model, self.model.optimizer
+        problem, weights = hedger.problem, hedger.trainable_variables
+        with tf.GradientTape() as tape:
+            actions = self._actions(features)
+            loss = problem.objective.loss(
+                problem.pnl(actions, returns, payoff), problem.cost(actions)
+            )
+        slopes, *gradients = tape.gradient(loss, [actions, *weights])
+        slopes *= tf.cast(tf.shape(slopes)[0], slopes.dtype)
+        result = {"gradient_variance": self._gradient_variance(features, slopes)}
+        if isinstance(optimizer, KroneckerOptimizer):
+            layers = hedger.policy.cell.linear_layers
+            for layer, block in zip(layers, optimizer.blocks, strict=True):
+                result[f"largest_eigenvalue_{layer.name}"] = tf.reduce_max(block.diagonal)
+            direction = optimizer.precondition(gradients)
+            curvature = GaussNewton(problem, hedger.policy, features, returns, tf.abs(loss))
+            exact = curvature.gram([direction], self.num_quadratic_paths)[0, 0]
+            result["overshoot"] = exact / inner(gradients, direction)
+        return result
+
+    def _gradient_variance(self, features, slopes):
+        hedger, n = self.model, self.num_gradients
+        module = linearize if hedger.policy.compiled.obstacle() else compiled_linearize
+        pairs = module.pseudo_gradients(
+            hedger.policy, features[:n], hedger.problem.availability, slopes[:n]
+        )
+        layers = hedger.policy.cell.linear_layers
+        gradients = [
+            gradient
+            for layer, (a, g) in zip(layers, pairs, strict=True)
+            for gradient in _single_gradients(layer, a, g)
+        ]
+        squares = [tf.reduce_sum((x - tf.reduce_mean(x, axis=0)) ** 2) for x in gradients]
+        return tf.add_n(squares) / (n - 1)
+
+    def _actions(self, features):
+        policy, availability = self.model.policy, self.model.problem.availability
+        if policy.compiled.obstacle():
+            return policy(features, availability)
+        return policy.compiled(features, availability, differentiable=True)
+
+
+def _single_gradients(layer, a, g):
+    """The gradient of each path by each weight of a layer, from its inputs and g_t."""
+    if len(layer.weights[0].shape) == 1:
+        return [tf.einsum("nti,nti->ni", a, g)]
+    return [tf.einsum("nti,nto->nio", a, g), tf.reduce_sum(g, axis=1)][: len(layer.weights)]

@@ -1,0 +1,43 @@
+"""Outcomes as text."""
+
+
+def search_table(outcome):
+    """The trials of a search, those that went farthest first.
+
+    Args:
+        outcome: What `sweep` returns.
+    """
+    settings = list(outcome["grid"])
+    heading = "".join(f"{name.replace('_', ' '):>21}" for name in settings)
+    lines = [f"{outcome['optimizer']:<14}{heading}{'steps':>7}{'best loss':>11}"]
+    for trial in sorted(outcome["trials"], key=lambda x: (-x["steps"], x["best_val_loss"] or 0.0)):
+        values = "".join(f"{trial['settings'][name]:>21g}" for name in settings)
+        loss = number(trial["best_val_loss"], ".5f")
+        lines.append(f"{trial['state']:<14}{values}{trial['steps']:>7}{loss:>11}")
+    return "\n".join(lines)
+
+
+def comparison_table(outcome):
+    """Steps and seconds to the target, and the best loss: medians, and ratios to those of Adam.
+
+    Args:
+        outcome: What `compare_optimizers` returns.
+    """
+    lines = [
+        f"medians, and ratios to adam's; target {outcome['target']:.5f}",
+        f"{'':<14}{'steps':>8}{'ratio':>8}{'seconds':>9}{'ratio':>8}{'best loss':>11}{'ratio':>8}",
+    ]
+    for optimizer, row in outcome["comparison"].items():
+        lines.append(
+            f"{optimizer:<14}"
+            f"{number(row['median_steps'], 'g'):>8}{number(row['steps_ratio'], '.3f'):>8}"
+            f"{number(row['median_seconds'], '.0f'):>9}{number(row['seconds_ratio'], '.3f'):>8}"
+            f"{number(row['best_val_loss'], '.5f'):>11}"
+            f"{number(row['best_val_loss_ratio'], '.3f'):>8}"
+        )
+    return "\n".join(lines)
+
+
+def number(value, form):
+    """A number in a format, or a dash for None."""
+    return "-" if value is None else format(value, form)
