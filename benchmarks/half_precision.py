@@ -67,7 +67,7 @@ def validation_losses(kept, seed, steps):
     config = dataclasses.replace(PRESETS["demo"], steps=steps, seed=seed)
     hedger = run.make_hedger(config)
     with tempfile.TemporaryDirectory() as folder:
-        history, _ = run.fit(hedger, config, Path(folder, "history.csv"), lambda: False)
+        history, _ = run.fit(hedger, config, Path(folder))
     (lanes,) = hedger.policy.compiled._lanes.values()
     assert lanes[0].kept[-1].dtype == kept  # or the comparison would be with itself
     return [row["val_loss"] for row in history.rows]
