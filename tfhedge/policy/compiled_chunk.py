@@ -73,23 +73,19 @@ def backward(holds, available, weights, features, kept, slot, actions, cotangent
             cotangent[t],
             d_state,
         )
-        gradients = []
-        for a, g in pairs:
-            gradients += [
-                tf.matmul(g, a, transpose_b=True),
-                tf.reduce_sum(g, axis=1, keepdims=True),
-            ]
+        gradients = [tf.matmul(g, a, transpose_b=True) for a, g in pairs]
         d_weights = [x + y for x, y in zip(d_weights, gradients, strict=True)]
         return t, d_state, d_features.write(t, d_observed), d_weights
 
+    zeros = [tf.zeros([x.shape[0], x.shape[1] + 1], x.dtype) for x in weights[::2]]
     d_features = tf.TensorArray(features.dtype, num_steps, element_shape=features.shape[1:])
     *_, d_features, d_weights = tf.while_loop(
         lambda t, *_: t > 0,
         body,
-        (num_steps, zero_state(weights, chunk), d_features, [tf.zeros_like(w) for w in weights]),
+        (num_steps, zero_state(weights, chunk), d_features, zeros),
         maximum_iterations=num_steps,
     )
-    return d_features.stack(), d_weights
+    return d_features.stack(), [part for x in d_weights for part in (x[:, :-1], x[:, -1:])]
 
 
 @tf.function(autograph=False, jit_compile=True)
@@ -99,7 +95,7 @@ def input_moments(weights, features, kept, slot, counted):
 
     def body(t, moments):
         _, inputs = layer_inputs(features[t], *_kept_around(kept, t, slot, features))
-        inputs = [counted * tf.concat([a, tf.ones_like(a[:1])], axis=0) for a in inputs]
+        inputs = [counted * a for a in inputs]
         products = [tf.matmul(a, a, transpose_b=True) for a in inputs]
         return t + 1, [x + y for x, y in zip(moments, products, strict=True)]
 

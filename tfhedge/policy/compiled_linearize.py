@@ -104,7 +104,7 @@ def _pseudo_gradients(holds, available, weights, features, cotangent):
             cotangent[t],
             d_state,
         )
-        return tf.nest.flatten(pairs), d_state
+        return tf.nest.flatten([(a[:-1], g) for a, g in pairs]), d_state
 
     outputs = unroll(backward, num_steps, zero_state(weights, num_paths))
     outputs = [x[::-1] for x in outputs]
