@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from tfhedge.policy import compiled_chunk
 from tfhedge.policy.cell import HedgeCell
-from tfhedge.policy.folded import fold
+from tfhedge.policy.folded import fold, transpose
 
 # Paths in a chunk, whose step works in a core's cache.
 _CHUNK = 256
@@ -232,12 +232,19 @@ class _Lane:
             index -= 1
             slot = self._find(index, tag, shared, features, actions)
             part, gradients = compiled_chunk.backward(
-                *shared, features[index], self.kept, slot, actions[index], cotangent[index]
+                *shared,
+                transposed,
+                features[index],
+                self.kept,
+                slot,
+                actions[index],
+                cotangent[index],
             )
             by_weights = [a + b for a, b in zip(by_weights, gradients, strict=True)]
             return index, by_features.write(index, part), by_weights
 
         num_turns, weights = tf.shape(features)[0], shared[-1]
+        transposed = transpose(weights)
         by_features = tf.TensorArray(features.dtype, num_turns, element_shape=features.shape[1:])
         _, by_features, by_weights = tf.while_loop(
             lambda index, *_: index > 0,

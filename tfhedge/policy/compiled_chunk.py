@@ -57,7 +57,7 @@ def forward(holds, available, weights, features, kept, slot):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def backward(holds, available, weights, features, kept, slot, actions, cotangent):
+def backward(holds, available, weights, transposed, features, kept, slot, actions, cotangent):
     """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
     num_steps, _, chunk = features.shape
 
@@ -66,7 +66,7 @@ def backward(holds, available, weights, features, kept, slot, actions, cotangent
         pairs, d_observed, d_state = step_back(
             holds,
             available[t],
-            weights,
+            transposed,
             features[t],
             *_kept_around(kept, t, slot, features),
             actions[t],

@@ -8,6 +8,7 @@ from tfhedge.policy.folded import (
     kept_around,
     step,
     step_back,
+    transpose,
     unroll,
     zero_state,
 )
@@ -17,10 +18,12 @@ from tfhedge.policy.linearize import with_tangents
 def pseudo_gradients(policy, features, availability, cotangent):
     """As `tfhedge.policy.linearize.pseudo_gradients`."""
     weights = [variable.value for variable in policy.trainable_variables]
+    folded = fold(weights)
     pairs = _pseudo_gradients(
         policy.cell.observes == "holdings",
         _column(availability, features.dtype),
-        fold(weights),
+        folded,
+        transpose(folded),
         _paths_last(features),
         _paths_last(cotangent),
     )
@@ -82,7 +85,7 @@ def _paths_first(x):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def _pseudo_gradients(holds, available, weights, features, cotangent):
+def _pseudo_gradients(holds, available, weights, transposed, features, cotangent):
     """Inputs and gradients of inlet, blocks and outlet, each `[num_steps, size, num_paths]`."""
     num_steps, num_paths = features.shape[0], tf.shape(features)[2]
 
@@ -97,7 +100,7 @@ def _pseudo_gradients(holds, available, weights, features, cotangent):
         pairs, _, d_state = step_back(
             holds,
             available[t],
-            weights,
+            transposed,
             features[t],
             *kept_around(kept, t),
             actions[t],
