@@ -18,6 +18,9 @@ OPTIMIZERS = {
     "adam": {"learning_rate": 1e-3, "learning_rate_decay": 0.9985},
 }
 
+# The names of all of them.
+OPTIMIZER_SETTINGS = sorted({name for settings in OPTIMIZERS.values() for name in settings})
+
 # The values of these settings that a search tries, each with each.
 SEARCH_GRIDS = {
     "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
@@ -141,8 +144,8 @@ class RunConfig:
 
     @property
     def _given_optimizer_settings(self):
-        names = sorted({name for row in OPTIMIZERS.values() for name in row})
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OPTIMIZER_SETTINGS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 PRESETS = {
