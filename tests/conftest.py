@@ -22,6 +22,22 @@ def _same_initial_weights():
 
 
 @pytest.fixture
+def refusal(capsys):
+    """Runs a command that ends with status 2, and returns the one line that it says."""
+    from tfhedge import cli
+
+    def refuse(arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert len(error.splitlines()) == 1
+        return error
+
+    return refuse
+
+
+@pytest.fixture
 def unit_noise(monkeypatch):
     """Makes second moments exact: call it with K, the number of normal numbers that a path takes.
 

@@ -14,6 +14,7 @@ import typing
 from pathlib import Path
 
 from tfhedge.workflow.config import (
+    OPTIMIZER_SETTINGS,
     OPTIMIZERS,
     PRESETS,
     ExperimentConfig,
@@ -28,9 +29,6 @@ DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order 
 
 # Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
 WEIGHTS = ("vega", "spread", "equal")
-
-# The settings that a search chooses.
-SEARCHED = sorted({name for row in OPTIMIZERS.values() for name in row})
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,7 +114,7 @@ def add_sweep(commands):
         "The same command continues a search that was interrupted.",
     )
     parser.set_defaults(run=lambda options: sweep(parser, options))
-    add_search(parser, presets_with(steps=600), [*SEARCHED, "target_loss", "test_paths"])
+    add_search(parser, presets_with(steps=600), [*OPTIMIZER_SETTINGS, "target_loss", "test_paths"])
 
 
 def add_experiment(commands):
@@ -143,7 +141,7 @@ def add_experiment(commands):
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="INT", help="runs of each (default: %(default)s)"
     )
-    left_out = [*SEARCHED, "optimizer", "target_loss", "test_paths"]
+    left_out = [*OPTIMIZER_SETTINGS, "optimizer", "target_loss", "test_paths"]
     add_search(parser, presets_with(steps=3000), left_out)
 
 

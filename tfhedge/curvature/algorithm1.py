@@ -87,11 +87,7 @@ class Algorithm1(KroneckerOptimizer):
             lambda: self._take_in(curvature.input_moments(), self._sample(curvature)),
             lambda: True,
         )
-        return taken & tf.cond(
-            self.iterations % self.eigenbasis_interval == 0,
-            lambda: tf.reduce_all([x.update_eigenbasis(carry_diagonal=False) for x in self.blocks]),
-            lambda: True,
-        )
+        return taken & self._renew_eigenbases(carry_diagonal=False)
 
     def _take_in(self, input_moments, sample):
         """Lines 4 to 12."""

@@ -117,11 +117,7 @@ class DHKFAC(KroneckerOptimizer):
         diagonal_decay = tf.minimum(plain_mean, self.diagonal_decay)
 
         def renew_eigenbases():
-            return tf.cond(
-                self.iterations % self.eigenbasis_interval == 0,
-                lambda: tf.reduce_all([block.update_eigenbasis() for block in self.blocks]),
-                lambda: True,
-            )
+            return self._renew_eigenbases(carry_diagonal=True)
 
         def take_in_sample():
             pairs = list(zip(self.blocks, self._sample(curvature), strict=True))

@@ -153,6 +153,14 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
         return curvature.sample(self.num_curvature_paths, seed)
 
+    def _renew_eigenbases(self, carry_diagonal):
+        """Lines 13 and 14: renews the bases when it is time, and says whether they are finite."""
+        return tf.cond(
+            self.iterations % self.eigenbasis_interval == 0,
+            lambda: tf.reduce_all([b.update_eigenbasis(carry_diagonal) for b in self.blocks]),
+            lambda: True,
+        )
+
     def _count(self, taken):
         """Counts a sample if all of it was taken in, and says so."""
         self.num_samples.assign_add(tf.cast(taken, self.num_samples.dtype))

@@ -15,6 +15,7 @@ the time. That costs its gradient at most 3e-4 of its size, far less than the sa
 
 import math
 import os
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -143,11 +144,20 @@ class CompiledRollout:
 
 
 def _release(variables):
-    """Frees the memory of variables; TensorFlow's registry of gradients holds them for ever."""
-    with tf.init_scope():
+    """Frees the memory of variables; TensorFlow's registry of gradients holds them for ever.
+
+    Garbage is collected anywhere, perhaps where a graph is being built, and with locks held: hence
+    a thread of its own, for which nobody waits long.
+    """
+
+    def empty():
         for variable in variables:
-            empty = tf.zeros([0], variable.dtype)
-            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=empty)
+            nothing = tf.zeros([0], variable.dtype)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=nothing)
+
+    thread = threading.Thread(target=empty, daemon=True)
+    thread.start()
+    thread.join(timeout=1.0)
 
 
 class ForwardPass(NamedTuple):

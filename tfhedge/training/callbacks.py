@@ -91,7 +91,7 @@ class RunHistory(keras.callbacks.Callback):
         self.training_seconds += (self.step - self.epoch[0]) * step_seconds
         optimizer = self.model.optimizer
         row = {"step": self.step, **{name: float(value) for name, value in logs.items()}}
-        for name in ("step_size", "momentum_used", "rejected_steps"):
+        for name in ("step_size", "momentum_used"):
             if hasattr(optimizer, name):
                 row[name] = float(getattr(optimizer, name))
         times = {

@@ -45,7 +45,8 @@ class GaussNewton:
         features, returns = self.features[:num_paths], self.returns[:num_paths]
         cotangent = self.problem.objective.pseudo_gradient(returns, self.problem.costs, seed)
         availability = self.problem.availability
-        return self._linearize.pseudo_gradients(self.policy, features, availability, cotangent)
+        module = linearization(self.policy)
+        return module.pseudo_gradients(self.policy, features, availability, cotangent)
 
     def input_moments(self):
         """T^(-1/2) sum_t E[[a_t; 1] [a_t; 1]'] of each layer over the batch.
@@ -62,10 +63,6 @@ class GaussNewton:
         num_paths, num_steps = tf.unstack(tf.cast(tf.shape(self.features)[:2], moments[0].dtype))
         return [x / (num_paths * tf.sqrt(num_steps)) for x in moments]
 
-    @property
-    def _linearize(self):
-        return linearize if self.policy.compiled.obstacle() else compiled_linearize
-
     def gram(self, directions, num_paths):
         """The matrix of v_i' B v_j, estimated on the first paths of the batch.
 
@@ -77,7 +74,12 @@ class GaussNewton:
             `[num_directions, num_directions]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        changes = self._linearize.action_derivatives(
+        changes = linearization(self.policy).action_derivatives(
             self.policy, features, self.problem.availability, directions
         )
         return self.problem.objective.curvature_gram(changes, returns, self.problem.costs)
+
+
+def linearization(policy):
+    """The module that takes derivatives of a policy's actions: compiled, or of any policy."""
+    return linearize if policy.compiled.obstacle() else compiled_linearize

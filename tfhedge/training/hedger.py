@@ -128,8 +128,16 @@ class DeepHedger(keras.Model):
             return self(features)
         return self.policy.compiled(features, self.problem.availability, differentiable=False)
 
-    def _forward(self, features):
-        """The same for training, with the `ForwardPass` if it was compiled."""
+    def forward(self, features):
+        """All trades of each path, differentiable by the weights, by the faster route.
+
+        Args:
+            features: As for a call.
+
+        Returns:
+            Actions, `[num_paths, num_steps, num_instruments]`, and the `ForwardPass` by which they
+            were computed, or None if the policy is not compiled.
+        """
         if not self._compiles_policy:
             return self(features), None
         return self.policy.compiled.forward(features, self.problem.availability)
@@ -138,7 +146,7 @@ class DeepHedger(keras.Model):
         """One step of the optimizer on one batch."""
         features, returns, payoff = self._unpack(data)
         with tf.GradientTape() as tape:
-            actions, forward_pass = self._forward(features)
+            actions, forward_pass = self.forward(features)
             pnl = self.problem.pnl(actions, returns, payoff)
             cost = self.problem.cost(actions)
             loss = self.problem.objective.loss(pnl, cost)

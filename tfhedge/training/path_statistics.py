@@ -6,8 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
-from tfhedge.policy import compiled_linearize, linearize
-from tfhedge.training.gauss_newton import GaussNewton
+from tfhedge.training.gauss_newton import GaussNewton, linearization
 
 
 class PathStatistics(keras.callbacks.Callback):
@@ -56,7 +55,7 @@ class PathStatistics(keras.callbacks.Callback):
         hedger, optimizer = self.model, self.model.optimizer
         problem, weights = hedger.problem, hedger.trainable_variables
         with tf.GradientTape() as tape:
-            actions = self._actions(features)
+            actions, _ = hedger.forward(features)
             loss = problem.objective.loss(
                 problem.pnl(actions, returns, payoff), problem.cost(actions)
             )
@@ -75,8 +74,7 @@ class PathStatistics(keras.callbacks.Callback):
 
     def _gradient_variance(self, features, slopes):
         hedger, n = self.model, self.num_gradients
-        module = linearize if hedger.policy.compiled.obstacle() else compiled_linearize
-        pairs = module.pseudo_gradients(
+        pairs = linearization(hedger.policy).pseudo_gradients(
             hedger.policy, features[:n], hedger.problem.availability, slopes[:n]
         )
         layers = hedger.policy.cell.linear_layers
@@ -87,12 +85,6 @@ class PathStatistics(keras.callbacks.Callback):
         ]
         squares = [tf.reduce_sum((x - tf.reduce_mean(x, axis=0)) ** 2) for x in gradients]
         return tf.add_n(squares) / (n - 1)
-
-    def _actions(self, features):
-        policy, availability = self.model.policy, self.model.problem.availability
-        if policy.compiled.obstacle():
-            return policy(features, availability)
-        return policy.compiled(features, availability, differentiable=True)
 
 
 def _single_gradients(layer, a, g):

@@ -18,11 +18,14 @@ OPTIMIZERS = {
     "adam": {"learning_rate": 1e-3, "learning_rate_decay": 0.9985},
 }
 
+# The names of all of them.
+OPTIMIZER_SETTINGS = sorted({name for settings in OPTIMIZERS.values() for name in settings})
+
 # The values of these settings that a search tries, each with each.
 SEARCH_GRIDS = {
     "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
     "dh-kfac-paper": {"learning_rate": (1e-5, 3e-5, 1e-4), "trust_region": (1e-4, 1e-3, 1e-2)},
-    "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.998, 0.999, 0.9995)},
+    "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.9985, 0.999, 0.9995)},
 }
 
 # The options that can be traded.
@@ -141,8 +144,8 @@ class RunConfig:
 
     @property
     def _given_optimizer_settings(self):
-        names = sorted({name for row in OPTIMIZERS.values() for name in row})
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OPTIMIZER_SETTINGS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 PRESETS = {
