@@ -24,8 +24,8 @@ def set_weights(policy, task):
         layer.set_weights(weights)
 
 
-def gradient_row(task, call, jit_compile=False):
-    """A function that takes the gradient through `call(policy, features, availability)`."""
+def gradient_row(task, outcome, jit_compile=False):
+    """A function that takes the gradient through P&L and cost of each path."""
     problem, policy = make_problem(task), th.RecurrentPolicy(UNITS, NUM_BLOCKS)
     policy.build((None, task.steps, NUM_FEATURES), problem.availability.shape)
     set_weights(policy, task)
@@ -34,22 +34,23 @@ def gradient_row(task, call, jit_compile=False):
     @tf.function(autograph=False, jit_compile=jit_compile)
     def value_and_gradient(features, returns, payoff):
         with tf.GradientTape() as tape:
-            actions = call(policy, features, problem.availability)
-            pnl = problem.pnl(actions, returns, payoff)
-            loss = problem.objective.loss(pnl, problem.cost(actions))
+            loss = problem.objective.loss(*outcome(problem, policy, features, returns, payoff))
         return loss, tape.gradient(loss, policy.trainable_variables)
 
     return lambda: value_and_gradient(*batch)
 
 
-def plain_keras(policy, features, availability):
+def plain_keras(problem, policy, features, returns, payoff):
     """One `keras.layers.RNN` over the cell."""
-    return policy.rnn(policy.cell_inputs(features, availability))
+    actions = policy(features, problem.availability)
+    return problem.pnl(actions, returns, payoff), problem.cost(actions)
 
 
-def ours(policy, features, availability):
+def ours(problem, policy, features, returns, payoff):
     """The policy as `DeepHedger.train_step` calls it."""
-    return policy.compiled(features, availability)
+    forward_pass = policy.compiled.forward(features, problem.availability)
+    gains, cost = forward_pass.gains_and_costs(returns, problem.costs)
+    return gains - payoff, cost
 
 
 def training_row(task, optimizer):

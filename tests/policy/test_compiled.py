@@ -161,6 +161,30 @@ def test_actions_are_the_same_in_batches_of_the_same_size():
     assert_array_equal(case.policy.compiled(case.features, case.available), first)
 
 
+@pytest.mark.parametrize("num_paths", [1, 33, 150])
+def test_gains_and_costs_are_sums_of_the_actions(num_paths):
+    case = Case(seed=15, num_paths=num_paths)
+    returns, costs = case.cotangent, np.abs(case.available - 0.3)
+    by_gains, by_costs = np.random.default_rng(0).normal(size=[2, num_paths])
+
+    def results(sums):
+        with tf.GradientTape() as tape:
+            gains, cost = sums()
+            loss = tf.reduce_sum(gains * by_gains + cost * by_costs)
+        return [gains, cost, *tape.gradient(loss, case.policy.trainable_variables)]
+
+    def of_keras():
+        actions = case.policy(case.features, case.available)
+        gains = tf.einsum("nti,nti->n", actions, returns)
+        return gains, tf.einsum("nti,ti->n", tf.abs(actions), costs)
+
+    def along_the_paths():
+        forward_pass = case.policy.compiled.forward(case.features, case.available)
+        return forward_pass.gains_and_costs(returns, costs)
+
+    assert_close(tf.function(results, autograph=False)(along_the_paths), results(of_keras), 1e-10)
+
+
 @pytest.mark.parametrize("max_bytes", [10**9, 40_000])
 def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, monkeypatch):
     case = Case(seed=13, num_paths=150)
@@ -169,7 +193,7 @@ def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, monkeypatch):
     inputs = [np.append(a, np.ones_like(a[..., :1]), axis=-1) for a, _ in pairs]
     expected = [np.einsum("nti,ntj->ij", a, a) for a in inputs]
     monkeypatch.setattr(compiled, "_MAX_BYTES", max_bytes)
-    _, forward_pass = policy.compiled.forward(case.features, case.available)
+    forward_pass = policy.compiled.forward(case.features, case.available)
     policy.compiled(case.features[::-1], case.available)  # takes what was kept
     assert_close(compiled_linearize.input_moments(policy, forward_pass), expected, 1e-10)
     moments = linearize.input_moments(policy, case.features, case.available)

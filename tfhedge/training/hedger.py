@@ -1,5 +1,6 @@
 """The Keras model that learns to hedge."""
 
+import functools
 import logging
 
 import keras
@@ -122,33 +123,34 @@ class DeepHedger(keras.Model):
         """All trades of each path."""
         return self.policy(features, self.problem.availability)
 
-    def _actions(self, features):
-        """All trades of each path, by the faster route where there is one."""
-        if not self._compiles_policy:
-            return self(features)
-        return self.policy.compiled(features, self.problem.availability, differentiable=False)
-
-    def forward(self, features):
-        """All trades of each path, differentiable by the weights, by the faster route.
+    def actions(self, features, differentiable=True):
+        """All trades of each path, by the faster route where there is one.
 
         Args:
             features: As for a call.
+            differentiable: Whether gradients may be asked for.
 
         Returns:
-            Actions, `[num_paths, num_steps, num_instruments]`, and the `ForwardPass` by which they
-            were computed, or None if the policy is not compiled.
+            Actions, `[num_paths, num_steps, num_instruments]`.
         """
         if not self._compiles_policy:
-            return self(features), None
-        return self.policy.compiled.forward(features, self.problem.availability)
+            return self(features)
+        return self.policy.compiled(features, self.problem.availability, differentiable)
+
+    def _outcome(self, features, returns, payoff):
+        """P&L and cost of each path, and the compiled `ForwardPass`, if there was one."""
+        if not self._compiles_policy:
+            actions = self(features)
+            return self.problem.pnl(actions, returns, payoff), self.problem.cost(actions), None
+        forward_pass = self.policy.compiled.forward(features, self.problem.availability)
+        gains, cost = forward_pass.gains_and_costs(returns, self.problem.costs)
+        return gains - payoff, cost, forward_pass
 
     def train_step(self, data):
         """One step of the optimizer on one batch."""
         features, returns, payoff = self._unpack(data)
         with tf.GradientTape() as tape:
-            actions, forward_pass = self.forward(features)
-            pnl = self.problem.pnl(actions, returns, payoff)
-            cost = self.problem.cost(actions)
+            pnl, cost, forward_pass = self._outcome(features, returns, payoff)
             loss = self.problem.objective.loss(pnl, cost)
         gradients = tape.gradient(loss, self.trainable_variables)
         if isinstance(self.optimizer, KroneckerOptimizer):
@@ -166,7 +168,7 @@ class DeepHedger(keras.Model):
     def test_step(self, data):
         """Adds one batch to the metrics."""
         features, returns, payoff = self._unpack(data)
-        actions = self._actions(features)
+        actions = self.actions(features, differentiable=False)
         self.hedge_metric.update_state(
             self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
         )
@@ -185,7 +187,8 @@ class DeepHedger(keras.Model):
             A `HedgeReport`; printing it gives a table.
         """
         dataset = self.problem.dataset(num_paths, batch_size, seed)
-        return evaluate_hedge(self.problem, self._actions, dataset)
+        actions = functools.partial(self.actions, differentiable=False)
+        return evaluate_hedge(self.problem, actions, dataset)
 
     def curvature_report(self):
         """How each weight's gradient is preconditioned, and by what spectrum.

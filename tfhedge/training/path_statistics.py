@@ -55,7 +55,7 @@ class PathStatistics(keras.callbacks.Callback):
         hedger, optimizer = self.model, self.model.optimizer
         problem, weights = hedger.problem, hedger.trainable_variables
         with tf.GradientTape() as tape:
-            actions, _ = hedger.forward(features)
+            actions = hedger.actions(features)
             loss = problem.objective.loss(
                 problem.pnl(actions, returns, payoff), problem.cost(actions)
             )
