@@ -334,9 +334,10 @@ def _gains_and_costs(actions, returns, costs):
 
 def _deal(features, num_lanes, chunk, copies=1.0):
     """Chunks for each lane, the last ones filled up with copies of a path times a factor."""
-    _, num_steps, num_features = features.shape
-    filling = [-tf.shape(features)[0] % (num_lanes * chunk), 1, 1]
-    features = tf.concat([features, tf.tile(copies * features[:1], filling)], axis=0)
+    num_paths, num_steps, num_features = features.shape
+    if num_paths is None or num_paths % (num_lanes * chunk):
+        filling = [-tf.shape(features)[0] % (num_lanes * chunk), 1, 1]
+        features = tf.concat([features, tf.tile(copies * features[:1], filling)], axis=0)
     features = tf.reshape(features, [-1, num_lanes, chunk, num_steps, num_features])
     return tf.unstack(tf.transpose(features, [1, 0, 3, 4, 2]))
 
