@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.market.implied import implied_volatility as implied_volatility
     from tfhedge.market.reading import read_chain as read_chain
     from tfhedge.market.simulation import simulate as simulate
+    from tfhedge.policy.rollout import DensePolicy as DensePolicy
     from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
     from tfhedge.serving.export import export as export
     from tfhedge.training.hedger import DeepHedger as DeepHedger
@@ -30,6 +31,7 @@ _HOMES = {
     "DHKFAC": "tfhedge.curvature.dhkfac",
     "Cliquet": "tfhedge.hedging.claims",
     "DeepHedger": "tfhedge.training.hedger",
+    "DensePolicy": "tfhedge.policy.rollout",
     "FixedGrid": "tfhedge.hedging.instruments",
     "FloatingGrid": "tfhedge.hedging.instruments",
     "HedgingProblem": "tfhedge.hedging.problem",

@@ -14,7 +14,7 @@ import scipy.linalg
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from tfhedge.curvature.kronecker import KroneckerBlock
+from tfhedge.curvature.kronecker import KroneckerBlock, shrink
 
 NUM_STEPS, NUM_INPUTS, NUM_OUTPUTS = 4, 3, 2
 LAGS = np.abs(np.subtract.outer(np.arange(NUM_STEPS), np.arange(NUM_STEPS)))  # |t - s|
@@ -155,5 +155,5 @@ def test_the_eigenbasis_route_is_damped_inversion_by_cholesky(rescaled, shrinkag
     damped = (1.0 - shrinkage) * B + shrinkage * np.trace(B) / len(B) * np.eye(len(B))
     V = np.random.default_rng(4).normal(size=[NUM_INPUTS, NUM_OUTPUTS])
     expected = scipy.linalg.cho_solve(scipy.linalg.cho_factor(damped), V.ravel())
-    (actual,) = block.precondition([tf.constant(V)], shrinkage)
+    (actual,) = block.precondition([tf.constant(V)], shrink(block.diagonal, shrinkage))
     assert_allclose(np.ravel(actual), expected, **EXACT)

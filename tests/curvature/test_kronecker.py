@@ -58,7 +58,9 @@ def dense_preconditioner(block, shrinkage):
 def preconditioned(block, matrix, shrinkage):
     """What the block makes of the gradients of kernel and bias, put together again."""
     parts = [matrix[:-1], matrix[-1]] if block.use_bias else [matrix]
-    result = block.precondition([tf.constant(part) for part in parts], shrinkage)
+    result = block.precondition(
+        [tf.constant(part) for part in parts], shrink(block.diagonal, shrinkage)
+    )
     assert [r.shape for r in result] == [p.shape for p in parts]
     return np.vstack(result)
 
@@ -164,7 +166,8 @@ def test_diagonal_block_is_the_diagonal_of_the_dense_block():
         block.update_diagonal(a, g, decay)
         expected = decay * expected + (1.0 - decay) * np.mean(np.sum(a * g, axis=1) ** 2, axis=0)
     assert_allclose(block.diagonal, expected, rtol=1e-12)
-    (vector,) = block.precondition([tf.constant([1.0, -2.0, 3.0], tf.float64)], 0.1)
+    damped = shrink(block.diagonal, 0.1)
+    (vector,) = block.precondition([tf.constant([1.0, -2.0, 3.0], tf.float64)], damped)
     shrunk = 0.9 * expected + 0.1 * expected.mean()
     assert_allclose(vector, [1.0, -2.0, 3.0] / shrunk, rtol=1e-12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.cell import DenseCell, HedgeCell
 
 
 def test_the_head_starts_with_zero_bias_and_small_he_weights():
@@ -17,11 +17,14 @@ def test_the_head_starts_with_zero_bias_and_small_he_weights():
     assert abs(kernel.mean()) < 4 * kernel.std() / np.sqrt(kernel.size)
 
 
-def test_linear_layers_have_the_sizes_that_curvature_is_told():
-    cell = HedgeCell(num_instruments=3, units=4, num_blocks=2)
+@pytest.mark.parametrize(
+    ("cell_class", "matrix"), [(HedgeCell, [(8, 16), (16,)]), (DenseCell, [(4, 4), (4,)])]
+)
+def test_linear_layers_have_the_sizes_that_curvature_is_told(cell_class, matrix):
+    cell = cell_class(num_instruments=3, units=4, num_blocks=2)
     cell.build((None, 3 + 5))
     shapes = [[tuple(w.shape) for w in layer.weights] for layer in cell.linear_layers]
-    block = [[(4,)], [(8, 16), (16,)]]
+    block = [[(4,)], matrix]
     assert shapes == [[(8, 4), (4,)], *block, *block, [(4, 3), (3,)]]
     assert cell.linear_sizes == [weights[-1][-1] for weights in shapes]
 
@@ -41,6 +44,8 @@ def test_bad_sizes_are_refused(name, value):
 
 
 def test_what_cannot_be_observed_is_refused():
-    message = r"`observes` to be one of \('last_action', 'holdings'\). .*observes='everything'"
+    message = (
+        r"`observes` to be one of \('last_action', 'holdings', 'nothing'\). .*observes='everything'"
+    )
     with pytest.raises(ValueError, match=message):
         HedgeCell(2, observes="everything")

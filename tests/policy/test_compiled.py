@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tfhedge.policy import compiled, compiled_linearize, linearize
-from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.cell import OBSERVABLE, HedgeCell
 from tfhedge.policy.linearize import pseudo_gradients
 from tfhedge.policy.rollout import RecurrentPolicy
 
@@ -23,7 +23,7 @@ class Case:
     def __init__(self, seed, dtype="float64", num_paths=None, observes=None):
         rng = np.random.default_rng(seed)
         num_steps, num_features, num_instruments = rng.integers(1, [9, 5, 7])
-        observes = observes or str(rng.choice(["last_action", "holdings"]))
+        observes = observes or str(rng.choice(OBSERVABLE))
         units, num_blocks = rng.integers(1, [9, 4]).tolist()
         self.policy = RecurrentPolicy(units, num_blocks, observes, dtype=dtype)
         self.available = (rng.uniform(size=[num_steps, num_instruments]) < 0.8).astype(dtype)

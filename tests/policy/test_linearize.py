@@ -22,6 +22,7 @@ POLICIES = {
     "one block": (3, 1),
     "two blocks": (3, 2),
     "that sees its holdings": (3, 2, "holdings"),
+    "that sees no trades": (3, 2, "nothing"),
 }
 
 

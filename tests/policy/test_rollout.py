@@ -7,17 +7,19 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 
-from tfhedge.policy.rollout import RecurrentPolicy
+from tfhedge.policy.cell import OBSERVABLE
+from tfhedge.policy.rollout import DensePolicy, RecurrentPolicy
 
 NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 5, 6, 3, 4
 SIZES = [(3, 1), (4, 2), (8, 4)]
-OBSERVED = ["last_action", "holdings"]
 AVAILABLE = (np.arange(NUM_STEPS)[:, None] < [6, 5, 3, 0]).astype(np.float32)
 
 
-def random_policy(units, num_blocks, dtype="float64", observes="last_action"):
+def random_policy(
+    units, num_blocks, dtype="float64", observes="last_action", policy_class=RecurrentPolicy
+):
     """A built policy far from its start, but for the head: symexp feeds back into itself."""
-    policy = RecurrentPolicy(units, num_blocks, observes, dtype=dtype)
+    policy = policy_class(units, num_blocks, observes, dtype=dtype)
     policy.build((None, NUM_STEPS, NUM_FEATURES), AVAILABLE.shape)
     rng = np.random.default_rng(0)
     head = policy.cell.linear_layers[-1].weights
@@ -36,7 +38,7 @@ def section_4_1(policy, features):
     """The actions on one path, from the policy's weights in their order."""
     inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
     blocks = [blocks[i : i + 3] for i in range(0, len(blocks), 3)]
-    past = np.zeros(NUM_INSTRUMENTS)  # the last action or, by eq. (4), the holdings
+    past = np.zeros(NUM_INSTRUMENTS)  # the last action or, by eq. (4), the holdings, or nothing
     hidden = [np.zeros(policy.units) for _ in blocks]
     carry = [np.zeros(policy.units) for _ in blocks]
     actions = []
@@ -51,7 +53,8 @@ def section_4_1(policy, features):
         y = x @ outlet + outlet_bias
         action = AVAILABLE[t] * np.sign(y) * (np.exp(np.abs(y)) - 1.0)
         actions.append(action)
-        past = action
+        if policy.observes == "last_action":
+            past = action
         if policy.observes == "holdings":
             next_day = AVAILABLE[min(t + 1, NUM_STEPS - 1)]
             past = next_day * np.sum(actions, axis=0)
@@ -60,7 +63,7 @@ def section_4_1(policy, features):
 
 @pytest.mark.parametrize(("units", "num_blocks"), SIZES)
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 1e-4)])
-@pytest.mark.parametrize("observes", OBSERVED)
+@pytest.mark.parametrize("observes", OBSERVABLE)
 def test_actions_equal_a_transcription_of_section_4_1(units, num_blocks, dtype, rtol, observes):
     policy = random_policy(units, num_blocks, dtype, observes)
     features = observations()
@@ -70,6 +73,26 @@ def test_actions_equal_a_transcription_of_section_4_1(units, num_blocks, dtype, 
         actions = call(features.astype(dtype), AVAILABLE)
         assert actions.dtype == dtype
         assert_allclose(actions, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("observes", OBSERVABLE)
+def test_actions_of_a_dense_policy_equal_a_transcription(observes):
+    policy = random_policy(4, 2, observes=observes, policy_class=DensePolicy)
+    inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
+    features = observations()
+    past, total = np.zeros([2, NUM_PATHS, NUM_INSTRUMENTS])
+    actions = policy(features, AVAILABLE).numpy()
+    for t, available in enumerate(AVAILABLE):
+        seen = {"last_action": past, "holdings": available * total, "nothing": 0.0 * past}
+        x = np.append(seen[observes], features[:, t], axis=1) @ inlet + inlet_bias
+        for scale, kernel, bias in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
+            norm = np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-7)
+            y = (scale * x / norm) @ kernel + bias
+            x = x + y * expit(y)
+        y = available * (x @ outlet + outlet_bias)
+        past = np.sign(y) * (np.exp(np.abs(y)) - 1.0)
+        total = total + past
+        assert_allclose(actions[:, t], past, rtol=1e-10, atol=1e-10)
 
 
 def test_what_is_not_available_is_not_traded():
@@ -109,12 +132,13 @@ def test_the_first_features_matter_to_the_last_action():
     assert np.all(tape.gradient(last, features)[:, 0] != 0.0)
 
 
-def test_the_configuration_makes_the_policy_again():
-    policy = RecurrentPolicy(5, num_blocks=3, observes="holdings", dtype="float64", name="mine")
+@pytest.mark.parametrize("policy_class", [RecurrentPolicy, DensePolicy])
+def test_the_configuration_makes_the_policy_again(policy_class):
+    policy = policy_class(5, num_blocks=3, observes="holdings", dtype="float64", name="mine")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(policy))
     assert again.get_config() == policy.get_config()
     assert (again.units, again.num_blocks, again.observes) == (5, 3, "holdings")
-    assert again.name == "mine"
+    assert (type(again), again.name) == (policy_class, "mine")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras

@@ -122,6 +122,20 @@ def test_a_fixed_grid_is_hedged_in_view_of_the_holdings(make_optimizer):
     assert_array_equal(grid.holdings(actions)[:, -1, 1], 0.0)  # the first option has expired
 
 
+@pytest.mark.parametrize("make_optimizer", [row[0] for row in OPTIMIZERS.values()], ids=OPTIMIZERS)
+def test_a_dense_policy_learns_and_is_reported_on(make_optimizer):
+    keras.utils.set_random_seed(0)
+    hedger = th.DeepHedger(PROBLEM, th.DensePolicy(units=4, num_blocks=1))
+    hedger.compile(optimizer=make_optimizer())
+    before = by_hand(hedger, 200, seed=1)["loss"]
+    hedger.fit(PROBLEM.dataset(1024, 64), verbose=0)
+    assert by_hand(hedger, 200, seed=1)["loss"] < 0.9 * before
+    if isinstance(hedger.optimizer, KroneckerOptimizer):
+        paths = [block.weights[0] for block in hedger.curvature_report().blocks]
+        layers = [path.split("/")[-2] for path in paths]
+        assert layers == ["inlet", "scale_0", "dense_0", "outlet"]
+
+
 @pytest.mark.parametrize(("num_paths", "batch_size"), [(100, 33), (1, 5)])
 def test_metrics_are_those_of_all_paths_at_once(trading_hedger, num_paths, batch_size):
     hedger = trading_hedger

@@ -96,11 +96,11 @@ class KroneckerBlock:
         per_path = tf.einsum("nti,nto->nio", a, g)
         return _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
 
-    def precondition(self, gradients, shrinkage):
-        """Lines 17 to 19 for the gradients of kernel and bias."""
+    def precondition(self, gradients, damped):
+        """Lines 17 and 19 for the gradients of kernel and bias, with the damped D."""
         matrix = tf.concat([tf.reshape(g, [-1, g.shape[-1]]) for g in gradients], axis=0)
         rotated = tf.matmul(self.input_basis, matrix, transpose_a=True) @ self.output_basis
-        rotated /= shrink(self.diagonal, shrinkage)
+        rotated /= damped
         matrix = self.input_basis @ tf.matmul(rotated, self.output_basis, transpose_b=True)
         return [matrix[:-1], matrix[-1]] if self.use_bias else [matrix]
 
@@ -135,9 +135,9 @@ class DiagonalBlock:
         per_path = tf.einsum("nti,nti->ni", a, g)
         return _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
 
-    def precondition(self, gradients, shrinkage):
-        """Divides by the shrunk diagonal."""
-        return [gradients[0] / shrink(self.diagonal, shrinkage)]
+    def precondition(self, gradients, damped):
+        """Divides by the damped diagonal."""
+        return [gradients[0] / damped]
 
 
 def shrink(diagonal, intensity):

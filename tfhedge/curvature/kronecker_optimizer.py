@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge import checks
-from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finite
+from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finite, shrink
 
 _fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
 _CHECKS = {
@@ -138,15 +138,18 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     def precondition(self, gradients):
         """Lines 16 to 19."""
-        shrinkage = tf.minimum(self.shrinkage * self.damping, 1.0)
         gradients = iter(gradients)
         return [
             preconditioned
             for block, variables in zip(self.blocks, self.block_variables, strict=True)
             for preconditioned in block.precondition(
-                list(itertools.islice(gradients, len(variables))), shrinkage
+                list(itertools.islice(gradients, len(variables))), self.damp(block)
             )
         ]
+
+    def damp(self, block):
+        """Line 18: the D of a block, shrunk by eq. (11)."""
+        return shrink(block.diagonal, tf.minimum(self.shrinkage * self.damping, 1.0))
 
     def _sample(self, curvature):
         """Lines 6 to 9: inputs and pseudo-gradients of each layer."""

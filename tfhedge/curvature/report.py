@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from tfhedge.curvature.kronecker import shrink
-
 
 @dataclasses.dataclass(frozen=True)
 class BlockReport:
@@ -18,7 +16,7 @@ class BlockReport:
         largest: Largest eigenvalue, the largest entry of D.
         mean: Mean eigenvalue, the target of the shrinkage.
         smallest: Smallest eigenvalue.
-        condition: Ratio of the largest to the smallest eigenvalue after shrinkage, eq. (11).
+        condition: Ratio of the largest to the smallest eigenvalue after damping, eq. (11).
     """
 
     weights: tuple[str, ...]
@@ -42,14 +40,14 @@ class CurvatureReport:
         rows = []
         for block, variables in zip(optimizer.blocks, optimizer.block_variables, strict=True):
             spectrum = np.asarray(block.diagonal, np.float64)
-            shrunk = np.asarray(shrink(spectrum, optimizer.shrinkage))
+            damped = np.asarray(optimizer.damp(block), np.float64)
             rows.append(
                 BlockReport(
                     tuple(variable.path for variable in variables),
                     block.treatment,
                     spectrum.size,
                     *(float(x) for x in (spectrum.max(), spectrum.mean(), spectrum.min())),
-                    float(shrunk.max() / shrunk.min()),
+                    float(damped.max() / damped.min()),
                 )
             )
         return cls(tuple(rows))

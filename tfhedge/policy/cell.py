@@ -1,10 +1,13 @@
-"""One time step of the hedging policy."""
+"""One time step of a hedging policy."""
 
 import keras
 from keras import ops
 
 from tfhedge import checks
 from tfhedge.numerics import symexp
+
+# What a policy may see of its past trades.
+OBSERVABLE = ("last_action", "holdings", "nothing")
 
 
 class Scale(keras.layers.Layer):
@@ -19,20 +22,20 @@ class Scale(keras.layers.Layer):
         return inputs * self.scale
 
 
-class HedgeCell(keras.layers.Layer):
-    r"""The recurrent policy (u_t, h_t) = pi(I_t, u_{t-1}, h_{t-1}) of eq. (5), section 4.1.
+class Cell(keras.layers.Layer):
+    r"""Residual blocks with recurrence in the actions and a masked head; a subclass is the block.
 
-    With availability mask m_t,
+    With availability mask m_t and the state h_t of the blocks,
 
         x_0 = W^I I_t + W^u u_{t-1} + b
-        x_l = x_{l-1} + LSTM_l( RMSNorm_l(x_{l-1}) ),      l = 1..num_blocks
+        x_l = x_{l-1} + block_l( RMSNorm_l(x_{l-1}), h_{t-1} ),      l = 1..num_blocks
         u_t = symexp( m_t * (W x_L + b) ).
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
     hardly trades.
 
-    With `observes="holdings"` the recurrence in the output is that of eq. (4): in place of u_{t-1}
-    the cell is fed the sum of its past trades, without what has expired,
+    What it sees of its past trades is the last action u_{t-1} as in eq. (5), or nothing, zeros, or
+    as in eq. (4) the sum of its past trades, without what has expired,
 
         theta_{t-1} = m_t * (u_0 + ... + u_{t-1}).
 
@@ -42,29 +45,33 @@ class HedgeCell(keras.layers.Layer):
 
     Args:
         num_instruments: Number of instruments d.
-        units: Width of the LSTM blocks.
+        units: Width of the blocks.
         num_blocks: Number of residual blocks.
-        observes: What the cell sees of its past trades, `"last_action"` or `"holdings"`.
+        observes: What the cell sees of its past trades, `"last_action"`, `"holdings"` or
+            `"nothing"`.
 
     Call arguments:
         inputs: Availability and features side by side,
             `[num_paths, num_instruments + num_features]`.
-        states: The last action, or the holdings, then hidden state and carry of each block.
+        states: The last action, the holdings or zeros, then the state of each block.
 
     Returns:
         The action, `[num_paths, num_instruments]`, and the next states.
 
-    Reference: Mueller et al., section 4.1; Hochreiter and Schmidhuber (1997); Zhang and Sennrich
-    (2019) for RMSNorm; Hafner et al. (2023) for symexp.
+    Reference: Mueller et al., section 4.1; Zhang and Sennrich (2019) for RMSNorm; Hafner et al.
+    (2023) for symexp.
     """
+
+    # Name, inputs, outputs and states of a block's matrix, the sizes in units.
+    block_name, block_inputs, block_outputs, block_states = "block", 1, 1, 0
 
     def __init__(self, num_instruments, units=32, num_blocks=4, observes="last_action", **kwargs):
         super().__init__(**kwargs)
         self.num_instruments = checks.positive_integer("num_instruments", num_instruments)
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
-        self.observes = checks.one_of("observes", observes, ("last_action", "holdings"))
-        self.state_size = [num_instruments] + [units, units] * num_blocks
+        self.observes = checks.one_of("observes", observes, OBSERVABLE)
+        self.state_size = [num_instruments] + [units] * self.block_states * num_blocks
         self.output_size = num_instruments
 
         def dense(size, name, **options):
@@ -75,26 +82,38 @@ class HedgeCell(keras.layers.Layer):
         for block in range(num_blocks):
             self.linear_layers += [
                 Scale(dtype=self.dtype_policy, name=f"scale_{block}"),
-                dense(4 * units, f"gates_{block}"),
+                dense(self.block_outputs * units, f"{self.block_name}_{block}"),
             ]
         self.linear_layers += [
             dense(num_instruments, "outlet", kernel_initializer=he_scaled_by_1e_3)
         ]
 
+    def block(self, linear, x, state):
+        """One step of a block.
+
+        Args:
+            linear: Applies the block's matrix.
+            x: `[num_paths, units]`.
+            state: The block's state, a list of tensors `[num_paths, units]`.
+
+        Returns:
+            What is added to the residual stream, `[num_paths, units]`, and the next state.
+        """
+        raise NotImplementedError
+
     @property
     def linear_sizes(self):
         """The output sizes of the linear layers."""
-        return [self.units, *[self.units, 4 * self.units] * self.num_blocks, self.num_instruments]
+        blocks = [self.units, self.block_outputs * self.units] * self.num_blocks
+        return [self.units, *blocks, self.num_instruments]
 
     def build(self, input_shape):
         """Creates the weights for inputs of `[num_paths, num_instruments + num_features]`."""
         # Availability and features come in; past trades and features enter the first layer.
-        inlet, *blocks, outlet = self.linear_layers
-        inlet.build(input_shape)
-        for scale, gates in zip(blocks[::2], blocks[1::2], strict=True):
-            scale.build((None, self.units))
-            gates.build((None, 2 * self.units))
-        outlet.build((None, self.units))
+        blocks = [self.units, self.block_inputs * self.units] * self.num_blocks
+        sizes = [input_shape[-1], *blocks, self.units]
+        for layer, size in zip(self.linear_layers, sizes, strict=True):
+            layer.build((None, size))
 
     def call(self, inputs, states):
         """The action and the next states."""
@@ -127,14 +146,15 @@ class HedgeCell(keras.layers.Layer):
         x = linear(ops.concatenate([past, features], axis=-1))
         next_memory = []
         for block in range(self.num_blocks):
-            hidden, carry = memory[2 * block : 2 * block + 2]
-            normalized = linear(ops.rms_normalization(x))
-            gates = linear(ops.concatenate([normalized, hidden], axis=-1))
-            hidden, carry = lstm(gates, carry)
-            next_memory += [hidden, carry]
-            x = x + hidden
+            state = memory[self.block_states * block : self.block_states * (block + 1)]
+            change, state = self.block(linear, linear(ops.rms_normalization(x)), state)
+            next_memory += state
+            x = x + change
         action = symexp(available * linear(x))
-        past = past + action if self.observes == "holdings" else action
+        if self.observes == "holdings":
+            past = past + action
+        elif self.observes == "last_action":
+            past = action
         return action, [past, *next_memory], layer_inputs
 
     def get_config(self):
@@ -146,6 +166,38 @@ class HedgeCell(keras.layers.Layer):
             "num_blocks": self.num_blocks,
             "observes": self.observes,
         }
+
+
+class HedgeCell(Cell):
+    """The recurrent policy (u_t, h_t) = pi(I_t, u_{t-1}, h_{t-1}) of section 4.1.
+
+    A `Cell` whose blocks are LSTMs, their states hidden state and carry.
+
+    Reference: Mueller et al., section 4.1; Hochreiter and Schmidhuber (1997).
+    """
+
+    block_name, block_inputs, block_outputs, block_states = "gates", 2, 4, 2
+
+    def block(self, linear, x, state):
+        """One step of an LSTM."""
+        hidden, carry = state
+        hidden, carry = lstm(linear(ops.concatenate([x, hidden], axis=-1)), carry)
+        return hidden, [hidden, carry]
+
+
+class DenseCell(Cell):
+    """A feed-forward policy u_t = pi(I_t, u_{t-1}), whose only memory is of its trades.
+
+    A `Cell` whose blocks are silu(W x + b).
+
+    Reference: Buehler et al. (2019), Deep Hedging, for such policies.
+    """
+
+    block_name = "dense"
+
+    def block(self, linear, x, state):
+        """A matrix and a nonlinearity."""
+        return ops.silu(linear(x)), state
 
 
 def lstm(gates, carry):

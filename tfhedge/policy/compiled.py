@@ -95,10 +95,10 @@ class CompiledRollout:
         return ForwardPass(lanes, shared, dealt, actions, tags, tf.shape(features)[0])
 
     def _shared(self, availability):
-        """What all lanes need: the kind of recurrence, availability, weights."""
+        """What all lanes need: what is seen of past trades, availability, weights."""
         weights = fold([w for layer in self.cell.linear_layers for w in layer.weights])
         available = tf.cast(availability, weights[0].dtype)[..., tf.newaxis]
-        return self.cell.observes == "holdings", available, weights
+        return self.cell.observes, available, weights
 
     def _deal(self, features):
         """Chunks for each lane, `[num_turns, num_steps, num_features, chunk]`."""

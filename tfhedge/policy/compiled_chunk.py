@@ -17,12 +17,12 @@ from tfhedge.policy.folded import (
 
 
 @tf.function(autograph=False, jit_compile=True)
-def infer(holds, available, weights, features):
+def infer(observes, available, weights, features):
     """The actions of a chunk, `[num_steps, num_instruments, num_paths]`."""
     num_steps, _, chunk = features.shape
 
     def body(t, state):
-        action, state, _ = step(holds, available[t], weights, features[t], state)
+        action, state, _ = step(observes, available[t], weights, features[t], state)
         return [action], state
 
     (actions,) = unroll(body, num_steps, zero_state(weights, chunk))
@@ -30,7 +30,7 @@ def infer(holds, available, weights, features):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def forward(holds, available, weights, features, kept, slot):
+def forward(observes, available, weights, features, kept, slot):
     """The actions of a chunk; what the backward pass needs goes to the slot."""
     num_steps, _, chunk = features.shape
     first, outlet = slot * num_steps, weights[-2]
@@ -40,7 +40,7 @@ def forward(holds, available, weights, features, kept, slot):
     actions = tf.TensorArray(outlet.dtype, num_steps, element_shape=[outlet.shape[0], chunk])
 
     def body(t, state, actions, arrays):
-        action, state, values = step(holds, available[t], weights, features[t], state)
+        action, state, values = step(observes, available[t], weights, features[t], state)
         values = [tf.cast(x, v.dtype) for x, v in zip(values, kept, strict=True)]
         arrays = [array.write(first + t, x) for array, x in zip(arrays, values, strict=True)]
         return t + 1, state, actions.write(t, action), arrays
@@ -57,14 +57,14 @@ def forward(holds, available, weights, features, kept, slot):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def backward(holds, available, weights, transposed, features, kept, slot, actions, cotangent):
+def backward(observes, available, weights, transposed, features, kept, slot, actions, cotangent):
     """Gradients of <cotangent, actions> by the features and the weights of a chunk."""
     num_steps, _, chunk = features.shape
 
     def body(t, d_state, d_features, d_weights):
         t -= 1
         pairs, d_observed, d_state = step_back(
-            holds,
+            observes,
             available[t],
             transposed,
             features[t],

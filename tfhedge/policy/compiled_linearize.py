@@ -20,7 +20,7 @@ def pseudo_gradients(policy, features, availability, cotangent):
     weights = [variable.value for variable in policy.trainable_variables]
     folded = fold(weights)
     pairs = _pseudo_gradients(
-        policy.cell.observes == "holdings",
+        policy.cell.observes,
         _column(availability, features.dtype),
         folded,
         transpose(folded),
@@ -63,7 +63,7 @@ def action_derivatives(policy, features, availability, directions):
     # Loops side by side, as in `CompiledRollout`.
     half = (features.shape[0] or tf.shape(features)[0]) // 2
     shared = (
-        policy.cell.observes == "holdings",
+        policy.cell.observes,
         _column(availability, features.dtype),
         folded,
         folded_directions,
@@ -85,12 +85,12 @@ def _paths_first(x):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def _pseudo_gradients(holds, available, weights, transposed, features, cotangent):
+def _pseudo_gradients(observes, available, weights, transposed, features, cotangent):
     """Inputs and gradients of inlet, blocks and outlet, each `[num_steps, size, num_paths]`."""
     num_steps, num_paths = features.shape[0], tf.shape(features)[2]
 
     def forward(t, state):
-        action, state, kept = step(holds, available[t], weights, features[t], state)
+        action, state, kept = step(observes, available[t], weights, features[t], state)
         return [action, *kept], state
 
     actions, *kept = unroll(forward, num_steps, zero_state(weights, num_paths))
@@ -98,7 +98,7 @@ def _pseudo_gradients(holds, available, weights, transposed, features, cotangent
     def backward(count, d_state):
         t = num_steps - 1 - count
         pairs, _, d_state = step_back(
-            holds,
+            observes,
             available[t],
             transposed,
             features[t],
@@ -115,13 +115,13 @@ def _pseudo_gradients(holds, available, weights, transposed, features, cotangent
 
 
 @tf.function(autograph=False, jit_compile=True)
-def _derivatives(holds, available, weights, directions, features):
+def _derivatives(observes, available, weights, directions, features):
     """The changes of the actions, `[num_steps, num_instruments, num_paths]` for each direction."""
     num_steps, num_paths = features.shape[0], tf.shape(features)[2]
 
     def body(t, states):
         def advance(state):
-            return step(holds, available[t], weights, features[t], state)
+            return step(observes, available[t], weights, features[t], state)
 
         return with_tangents(advance, weights, directions, states)
 

@@ -59,11 +59,11 @@ def zero_state(weights, chunk):
     return tf.nest.map_structure(lambda size: tf.zeros([size, chunk], weights[-2].dtype), sizes)
 
 
-def step(holds, available, weights, features, state):
+def step(observes, available, weights, features, state):
     """One step forward.
 
     Args:
-        holds: Whether the policy sees its holdings, else its last action.
+        observes: What the policy sees of its past trades, as for a `Cell`.
         available: `[num_instruments, 1]`.
         weights: As `fold` makes them.
         features: `[num_features, num_paths]`.
@@ -75,7 +75,7 @@ def step(holds, available, weights, features, state):
     """
     past, hidden, carry = state
     inlet, inlet_bias, *blocks, outlet, outlet_bias = weights
-    if holds:
+    if observes == "holdings":
         past = available * past
     x = inlet @ tf.concat([past, features], axis=0) + inlet_bias
     kept, next_hidden, next_carry = [past, x], [], []
@@ -89,15 +89,18 @@ def step(holds, available, weights, features, state):
         next_hidden.append(h)
         next_carry.append(c)
     action = symexp(available * (outlet @ x + outlet_bias))
-    past = past + action if holds else action
+    if observes == "holdings":
+        past = past + action
+    elif observes == "last_action":
+        past = action
     return action, (past, next_hidden, next_carry), kept
 
 
-def step_back(holds, available, transposed, features, kept, before, action, d_action, d_state):
+def step_back(observes, available, transposed, features, kept, before, action, d_action, d_state):
     """Backpropagates through `step`.
 
     Args:
-        holds: As for `step`.
+        observes: As for `step`.
         available: Likewise.
         transposed: The matrices, `[columns, rows]`.
         features: As for `step`.
@@ -117,7 +120,9 @@ def step_back(holds, available, transposed, features, kept, before, action, d_ac
     xs, inputs = layer_inputs(features, kept, before)
 
     # symexp' is exp(|y|), which is 1 + |action|.
-    d_y = available * (d_action + d_past) * (1.0 + tf.abs(action))
+    if observes != "nothing":
+        d_action = d_action + d_past
+    d_y = available * d_action * (1.0 + tf.abs(action))
     gradients = [d_y]  # the last layer first
     d_x = outlet @ d_y
     d_hidden, d_carry = list(d_hidden), list(d_carry)
@@ -149,7 +154,7 @@ def step_back(holds, available, transposed, features, kept, before, action, d_ac
     d_input = inlet @ d_x
     num_instruments = outlet.shape[1]
     d_seen, d_features = d_input[:num_instruments], d_input[num_instruments:]
-    d_past = available * (d_seen + d_past) if holds else d_seen
+    d_past = available * (d_seen + d_past) if observes == "holdings" else d_seen
     pairs = list(zip(inputs, gradients[::-1], strict=True))
     return pairs, d_features, (d_past, d_hidden, d_carry)
 

@@ -10,7 +10,7 @@ def pseudo_gradients(policy, features, availability, cotangent):
     """Backpropagates <cotangent, u> to the product s_t = W a_t of every linear layer.
 
     Args:
-        policy: A built `RecurrentPolicy`.
+        policy: A built `Policy`.
         features: `[num_paths, num_steps, num_features]`.
         availability: `[num_steps, num_instruments]`.
         cotangent: Weights of the actions, `[num_paths, num_steps, num_instruments]`.
@@ -41,7 +41,7 @@ def input_moments(policy, features, availability):
     """The sums of [a_t; 1] [a_t; 1]' over paths and times, a_t the inputs of a linear layer.
 
     Args:
-        policy: A built `RecurrentPolicy`.
+        policy: A built `Policy`.
         features: `[num_paths, num_steps, num_features]`.
         availability: `[num_steps, num_instruments]`.
 
@@ -72,7 +72,7 @@ def action_derivatives(policy, features, availability, directions):
     step, where there is no loop for it to see.
 
     Args:
-        policy: A built `RecurrentPolicy`.
+        policy: A built `Policy`.
         features: `[num_paths, num_steps, num_features]`.
         availability: `[num_steps, num_instruments]`.
         directions: A list of directions, each a list of tensors of the shapes of

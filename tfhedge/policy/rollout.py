@@ -6,19 +6,20 @@ import keras
 from keras import ops
 
 from tfhedge import checks
-from tfhedge.policy.cell import HedgeCell
+from tfhedge.policy.cell import OBSERVABLE, DenseCell, HedgeCell
 from tfhedge.policy.compiled import CompiledRollout
 
 
-@keras.saving.register_keras_serializable("tfhedge")
-class RecurrentPolicy(keras.layers.Layer):
-    """A `HedgeCell` unrolled over time: from what is observed to all trades of a path.
+class Policy(keras.layers.Layer):
+    """A cell unrolled over time: from what is observed to all trades of a path.
+
+    A subclass names the class of the cell, a `tfhedge.policy.cell.Cell`.
 
     Args:
-        units: Width of the LSTM blocks.
-        num_blocks: Number of residual LSTM blocks.
-        observes: What the policy sees of its past trades: `"last_action"`, or `"holdings"`, their
-            sum, which is a portfolio where the instruments are a `FixedGrid`.
+        units: Width of the cell's blocks.
+        num_blocks: Number of residual blocks.
+        observes: What the policy sees of its past trades: `"last_action"`; or `"holdings"`, their
+            sum, which is a portfolio where the instruments are a `FixedGrid`; or `"nothing"`.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`.
@@ -30,24 +31,20 @@ class RecurrentPolicy(keras.layers.Layer):
 
     Raises:
         ValueError: If a size is not a positive integer, or `observes` something else.
-
-    Example:
-    >>> import numpy as np
-    >>> policy = RecurrentPolicy(units=8, num_blocks=2)
-    >>> policy(np.zeros([5, 3, 2]), availability=np.ones([3, 4])).shape
-    TensorShape([5, 3, 4])
     """
+
+    cell_class = None
 
     def __init__(self, units=32, num_blocks=4, observes="last_action", **kwargs):
         super().__init__(**kwargs)
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
-        self.observes = checks.one_of("observes", observes, ("last_action", "holdings"))
+        self.observes = checks.one_of("observes", observes, OBSERVABLE)
 
     def build(self, features_shape, availability_shape):
         """Creates the cell once the numbers of features and instruments are known."""
         num_instruments = availability_shape[-1]
-        self.cell = HedgeCell(
+        self.cell = self.cell_class(
             num_instruments,
             self.units,
             self.num_blocks,
@@ -83,3 +80,36 @@ class RecurrentPolicy(keras.layers.Layer):
             "num_blocks": self.num_blocks,
             "observes": self.observes,
         }
+
+
+@keras.saving.register_keras_serializable("tfhedge")
+class RecurrentPolicy(Policy):
+    """The policy of the paper, a `HedgeCell` unrolled over time: residual LSTM blocks.
+
+    Arguments, call arguments and results are those of `Policy`.
+
+    Example:
+    >>> import numpy as np
+    >>> policy = RecurrentPolicy(units=8, num_blocks=2)
+    >>> policy(np.zeros([5, 3, 2]), availability=np.ones([3, 4])).shape
+    TensorShape([5, 3, 4])
+    """
+
+    cell_class = HedgeCell
+
+
+@keras.saving.register_keras_serializable("tfhedge")
+class DensePolicy(Policy):
+    """A feed-forward network at each step, a `DenseCell` unrolled over time.
+
+    Arguments, call arguments and results are those of `Policy`. It is not compiled by steps of its
+    own, and so slower than its size suggests.
+
+    Example:
+    >>> import numpy as np
+    >>> policy = DensePolicy(units=8, num_blocks=2, observes="nothing")
+    >>> policy(np.zeros([5, 3, 2]), availability=np.ones([3, 4])).shape
+    TensorShape([5, 3, 4])
+    """
+
+    cell_class = DenseCell

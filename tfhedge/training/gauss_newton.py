@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy import compiled_linearize, linearize
 from tfhedge.policy.compiled import ForwardPass
-from tfhedge.policy.rollout import RecurrentPolicy
+from tfhedge.policy.rollout import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GaussNewton:
     """
 
     problem: HedgingProblem
-    policy: RecurrentPolicy
+    policy: Policy
     features: tf.Tensor
     returns: tf.Tensor
     loss_scale: tf.Tensor

@@ -63,7 +63,7 @@ class DeepHedger(keras.Model):
 
     Args:
         problem: The `HedgingProblem`.
-        policy: The policy, such as `RecurrentPolicy`.
+        policy: The policy, `RecurrentPolicy` or `DensePolicy`.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`, as `problem.features` makes them.

@@ -74,19 +74,26 @@ def run_optimizer(config, optimizer, folder):
             target_loss=target,
             **outcome["best"]["settings"],
         )
-        run_seed(run, folder / optimizer / f"seed-{seed}", config.search_steps)
+        run_seed(run, folder / optimizer / f"seed-{seed}", least_steps=config.search_steps)
 
 
-def run_seed(config, folder, least_steps):
-    """One run, with the statistics along its path in its history."""
+def run_seed(config, folder, make=make_hedger, **stop_options):
+    """One run, with the statistics along its path in its history, unless it is there already.
+
+    Args:
+        config: A `RunConfig`.
+        folder: The run's folder, a `pathlib.Path`.
+        make: What makes the hedger from the configuration.
+        **stop_options: Further arguments of `Stop`.
+    """
     open_folder(folder, config)
     if (folder / "summary.json").exists():
         return
     print(f"\n{config.optimizer}, seed {config.seed}, folder {folder}\n", flush=True)
     keras.utils.clear_session()
-    hedger = make_hedger(config)
+    hedger = make(config)
     episodes = hedger.problem.episodes(config.batch_size, (0, VALIDATION))
-    history, stop = fit(hedger, config, folder, [PathStatistics(episodes)], least_steps=least_steps)
+    history, stop = fit(hedger, config, folder, [PathStatistics(episodes)], **stop_options)
     summary = {
         "seed": config.seed,
         "stopped_by": stop.reason,

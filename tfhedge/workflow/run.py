@@ -94,18 +94,24 @@ def make_optimizer(config):
     return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
 
 
-def make_hedger(config):
+def make_hedger(config, problem=None, policy=None, optimizer=None):
     """A compiled `DeepHedger`, its weights drawn with the configuration's seed.
+
+    Args:
+        config: A `RunConfig`.
+        problem: In place of the configuration's problem, if not None.
+        policy: Likewise.
+        optimizer: Likewise.
 
     Raises:
         ValueError: If the configuration is impossible, or its market cannot be simulated or priced.
     """
     keras.utils.set_random_seed(config.seed)
-    problem = make_problem(config)
+    problem = problem or make_problem(config)
     if not all(np.isfinite(x).all() for x in tf.nest.flatten(problem.episodes(2, seed=0))):
         raise ValueError(f"Expected finite paths and prices. Received: {problem.market}")
-    hedger = DeepHedger(problem, make_policy(config))
-    hedger.compile(optimizer=make_optimizer(config))
+    hedger = DeepHedger(problem, policy or make_policy(config))
+    hedger.compile(optimizer=optimizer or make_optimizer(config))
     return hedger
 
 

@@ -1,0 +1,127 @@
+"""Whether DH-KFAC as it stands trains in 100 steps, over many seeds and on other problems.
+
+Run with `python benchmarks/robustness.py --out DIR --json benchmarks/results/robustness.json`. The
+paper's problem with 20 seeds, then each other case with three seeds beside Adam, whose warm-up is
+that of a run of 100 steps. The same command continues what was interrupted, and leaves out what is
+done. It fails if a run diverges, if a seed of the paper's problem ends above 0.085, or if a case
+ends above Adam. About two hours and a half on two cores.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from record import machine, write
+
+from tfhedge.cli import set_up_tensorflow
+
+set_up_tensorflow()
+
+import numpy as np
+
+import tfhedge as th
+from tfhedge.workflow.config import RunConfig
+from tfhedge.workflow.experiment import read_history, run_seed
+from tfhedge.workflow.run import make_hedger, make_problem
+
+LARGEST_LOSS = 0.085
+PAPER = "paper"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledFeatures(th.HedgingProblem):
+    """A hedging problem whose policy sees its features times a factor."""
+
+    factor: float = 1.0
+
+    def features(self, *arguments):
+        """The features, scaled."""
+        return self.factor * super().features(*arguments)
+
+
+def with_features_times(factor):
+    """Makes a hedger whose features are scaled."""
+
+    def make(config):
+        fields = vars(make_problem(config))
+        return make_hedger(config, ScaledFeatures(**fields, factor=factor))
+
+    return make
+
+
+# What differs from the paper's problem: settings, and what makes the hedger.
+CASES = {
+    PAPER: ({}, make_hedger),
+    "features times 0.1": ({}, with_features_times(0.1)),
+    "features times 10": ({}, with_features_times(10.0)),
+    "batch 512": ({"batch_size": 512}, make_hedger),
+    "batch 8192": ({"batch_size": 8192}, make_hedger),
+    "gamma 100": ({"risk_aversion": 100.0}, make_hedger),
+    "gamma 10000": ({"risk_aversion": 10_000.0}, make_hedger),
+    "T = 60": ({"num_steps": 60}, make_hedger),
+    "T = 480": ({"num_steps": 480}, make_hedger),
+}
+
+
+def main():
+    """Runs the cases, prints, perhaps writes, and judges."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the runs' folders")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--paper-seeds", type=int, default=20, help="runs of the paper's problem")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each other case")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here")
+    options = parser.parse_args()
+    rows, wrong = [], []
+    for case in options.cases:
+        settings, make = CASES[case]
+        optimizers = ("dh-kfac",) if case == PAPER else ("dh-kfac", "adam")
+        num_seeds = options.paper_seeds if case == PAPER else options.seeds
+        for seed in range(1, num_seeds + 1):
+            curves = {}
+            for optimizer in optimizers:
+                config = RunConfig(**settings, optimizer=optimizer, steps=options.steps, seed=seed)
+                folder = options.out / case.replace(" ", "-") / f"{optimizer}-{seed}"
+                run_seed(config, folder, make)
+                curves[optimizer] = read_history(folder)["val_loss"]
+            rows.append({"case": case, "seed": seed, "val_loss": curves})
+            wrong += [f"{case}, seed {seed}: {fault}" for fault in faults(case, curves)]
+    print(f"\n{'':22}{'seed':>5}{'DH-KFAC':>10}{'rise':>8}{'Adam':>10}")
+    for row in rows:
+        curve, adam = row["val_loss"]["dh-kfac"], row["val_loss"].get("adam")
+        print(
+            f"{row['case']:22}{row['seed']:5}{last(curve):10.4f}{largest_rise(curve):8.0%}"
+            + (f"{last(adam):10.4f}" if adam else "")
+        )
+    if options.json:
+        write(options.json, {"machine": machine(), "runs": rows})
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+def faults(case, curves):
+    """What is wrong with the runs of a case and seed."""
+    curve = curves["dh-kfac"]
+    if None in curve:
+        yield "diverged"
+    elif case == PAPER and not curve[-1] < LARGEST_LOSS:
+        yield f"a loss of {curve[-1]:.4f} at the end is above {LARGEST_LOSS}"
+    elif case != PAPER and not curve[-1] < last(curves["adam"]):
+        yield f"a loss of {curve[-1]:.4f} at the end is above Adam's {last(curves['adam']):.4f}"
+
+
+def last(curve):
+    """The last loss, infinite if it is no number."""
+    return float("inf") if curve[-1] is None else curve[-1]
+
+
+def largest_rise(curve):
+    """By how much of it a loss was ever above the lowest before."""
+    losses = np.array([float("inf") if loss is None else loss for loss in curve])
+    return np.max(losses / np.minimum.accumulate(losses)) - 1.0
+
+
+if __name__ == "__main__":
+    main()
