@@ -7,6 +7,7 @@ what was interrupted, and leaves out what is done. About an hour and a half on t
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 from record import machine, write
@@ -51,7 +52,7 @@ class IdentityG(th.DHKFAC):
 
 
 class PlainKFAC(th.DHKFAC):
-    """D is the product of the factors' eigenvalues, not measured."""
+    """D is the product of the factors' eigenvalues, not measured; scales keep their diagonal."""
 
     def _update_blocks(self, curvature):
         healthy = super()._update_blocks(curvature)
@@ -96,7 +97,7 @@ def kronecker_blocks(optimizer):
 
 
 def eigenvalues(block):
-    """Of A and of G, in the order of the basis, as far as it is up to date."""
+    """Of A and of G, or their diagonals in a basis of some steps ago."""
     pairs = (block.input_factor, block.input_basis), (block.output_factor, block.output_basis)
     return [tf.maximum(tf.reduce_sum(q * (x.value @ q), axis=0), 0.0) for x, q in pairs]
 
@@ -130,8 +131,8 @@ VARIANTS = {
     "step length of Algorithm 1": with_optimizer(
         StepByPreconditioner, learning_rate=3e-5, momentum=0.92, trust_region=1e-3
     ),
-    "whole steps": with_optimizer(learning_rate=1.0),
-    "no decay of the steps": with_optimizer(learning_rate=0.8),
+    "whole steps, without decay": with_optimizer(learning_rate=1.0),
+    "steps of 0.8, without decay": with_optimizer(learning_rate=0.8),
     "no trust region": with_optimizer(trust_region=1e9),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "uniform damping": with_optimizer(UniformDamping),
@@ -174,14 +175,16 @@ def main():
             {
                 "variant": name,
                 "steps": [point and point[0] for point in reached],
-                "best_val_loss": min(losses, default=None),
+                "stopped_by": json.loads((folder / "summary.json").read_text())["stopped_by"],
+                "last_val_loss": losses[-1] if losses else None,
                 "history": {key: history[key] for key in ("step", "val_loss")},
             }
         )
-    print(f"\n{'':42}{'to 0.085':>10}{'to 0.075':>10}{'best':>10}")
+    print(f"\n{'':42}{'to 0.085':>10}{'to 0.075':>10}{'at the end':>12}  ended by")
     for row in rows:
         steps = "".join(f"{'-' if x is None else x:>10}" for x in row["steps"])
-        print(f"{row['variant']:42}{steps}{row['best_val_loss'] or float('nan'):10.4f}")
+        loss = row["last_val_loss"] or float("nan")
+        print(f"{row['variant']:42}{steps}{loss:12.4f}  {row['stopped_by']}")
     if options.json:
         about = {"machine": machine(), "seed": options.seed, "targets": TARGETS}
         write(options.json, {**about, "variants": rows})

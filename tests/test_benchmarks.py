@@ -36,3 +36,36 @@ def test_the_training_step_is_the_same_in_all_rows(tmp_path):
         )
     # The gradient is that of a policy that trades.
     assert rows["keras"]["gradient_norm"] > 0.1 * rows["keras"]["loss"]
+
+
+@pytest.mark.slow
+def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
+    command = [
+        sys.executable,
+        BENCHMARKS / "ablation.py",
+        "--steps",
+        "6",
+        "--out",
+        tmp_path / "out",
+    ]
+    subprocess.run([*command, "--json", tmp_path / "ablation.json"], check=True)
+    rows = json.loads((tmp_path / "ablation.json").read_text())["variants"]
+    losses = [row["last_val_loss"] for row in rows]
+    assert len(losses) == 19
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.slow
+def test_robustness_judges_by_the_last_losses(tmp_path):
+    command = [sys.executable, BENCHMARKS / "robustness.py", "--steps", "10", "--seeds", "1"]
+    command += ["--paper-seeds", "1", "--out", tmp_path / "out", "--json", tmp_path / "runs.json"]
+    done = subprocess.run(
+        [*command, "--cases", "paper", "T = 60"], stderr=subprocess.PIPE, text=True
+    )
+    paper, short = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert paper["val_loss"]["dh-kfac"][-1] > 0.085  # after so few steps
+    assert done.returncode == 1
+    assert "paper, seed 1: a loss of" in done.stderr
+    losses = {name: curve[-1] for name, curve in short["val_loss"].items()}
+    assert ("T = 60, seed 1" in done.stderr) == (losses["dh-kfac"] >= losses["adam"])
+    assert set(short["stopped_by"].values()) == {"steps"}

@@ -22,6 +22,7 @@ def hedger():
 def test_each_weight_is_in_one_block_and_its_treatment_is_said(hedger):
     hedger.compile(optimizer=th.DHKFAC(shrinkage=0.1))
     hedger.fit(hedger.problem.dataset(64, 32), verbose=0)
+    hedger.optimizer.damping.assign(2.0)  # as after a rejected step
     report = hedger.curvature_report()
     paths = [path for block in report.blocks for path in block.weights]
     assert paths == [weight.path for weight in hedger.trainable_variables]
@@ -32,7 +33,7 @@ def test_each_weight_is_in_one_block_and_its_treatment_is_said(hedger):
     for row, block in zip(report.blocks, hedger.optimizer.blocks, strict=True):
         D = block.diagonal.numpy()
         assert_allclose([row.largest, row.mean, row.smallest], [D.max(), D.mean(), D.min()], 1e-6)
-        shrunk = 0.9 * D + 0.1 * D.mean()
+        shrunk = 0.8 * D + 0.2 * D.mean()
         assert_allclose(row.condition, shrunk.max() / shrunk.min(), rtol=1e-5)
         assert np.isfinite(row.condition)
     lines = str(report).splitlines()

@@ -20,11 +20,10 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 class Case:
     """A policy far from its start, and paths for it, of sizes that divide nothing."""
 
-    def __init__(self, seed, dtype="float64", num_paths=None, observes=None):
+    def __init__(self, seed, dtype="float64", num_paths=None, observes="last_action"):
         rng = np.random.default_rng(seed)
         num_steps, num_features, num_instruments = rng.integers(1, [9, 5, 7])
-        observes = observes or str(rng.choice(OBSERVABLE))
-        units, num_blocks = rng.integers(1, [9, 4]).tolist()
+        units, num_blocks = rng.integers([2, 1], [9, 4]).tolist()
         self.policy = RecurrentPolicy(units, num_blocks, observes, dtype=dtype)
         self.available = (rng.uniform(size=[num_steps, num_instruments]) < 0.8).astype(dtype)
         self.policy.build((None, num_steps, num_features), self.available.shape)
@@ -57,11 +56,10 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(compiled, "_CHUNK", 16)
 
 
-@pytest.mark.parametrize(
-    ("seed", "dtype"), [(0, "float64"), (1, "float64"), (2, "float64"), (3, "float32")]
-)
-def test_actions_and_gradients_are_those_of_keras(seed, dtype):
-    case = Case(seed, dtype)
+@pytest.mark.parametrize("observes", OBSERVABLE)
+@pytest.mark.parametrize(("seed", "dtype"), [(0, "float64"), (1, "float64"), (3, "float32")])
+def test_actions_and_gradients_are_those_of_keras(seed, dtype, observes):
+    case = Case(seed, dtype, observes=observes)
     expected = case.results(case.policy)
     in_graph = tf.function(case.results, autograph=False)(case.policy.compiled)
     assert_close(in_graph, expected, TOLERANCE[dtype])
@@ -161,9 +159,11 @@ def test_actions_are_the_same_in_batches_of_the_same_size():
     assert_array_equal(case.policy.compiled(case.features, case.available), first)
 
 
-@pytest.mark.parametrize("num_paths", [1, 33, 150])
-def test_gains_and_costs_are_sums_of_the_actions(num_paths):
-    case = Case(seed=15, num_paths=num_paths)
+@pytest.mark.parametrize(
+    ("num_paths", "observes"), [(1, "last_action"), (64, "holdings"), (150, "nothing")]
+)
+def test_gains_and_costs_are_sums_of_the_actions(num_paths, observes):
+    case = Case(seed=15, num_paths=num_paths, observes=observes)
     returns, costs = case.cotangent, np.abs(case.available - 0.3)
     by_gains, by_costs = np.random.default_rng(0).normal(size=[2, num_paths])
 
@@ -185,9 +185,11 @@ def test_gains_and_costs_are_sums_of_the_actions(num_paths):
     assert_close(tf.function(results, autograph=False)(along_the_paths), results(of_keras), 1e-10)
 
 
-@pytest.mark.parametrize("max_bytes", [10**9, 40_000])
-def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, monkeypatch):
-    case = Case(seed=13, num_paths=150)
+@pytest.mark.parametrize(
+    ("max_bytes", "observes"), [(10**9, "last_action"), (10**9, "nothing"), (40_000, "holdings")]
+)
+def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, observes, monkeypatch):
+    case = Case(seed=13, num_paths=150, observes=observes)
     policy, cotangent = case.policy, tf.zeros_like(case.cotangent)
     pairs = pseudo_gradients(policy, case.features, case.available, cotangent)
     inputs = [np.append(a, np.ones_like(a[..., :1]), axis=-1) for a, _ in pairs]

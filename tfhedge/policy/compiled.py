@@ -177,7 +177,7 @@ class ForwardPass(NamedTuple):
             costs: k, `[num_steps, num_instruments]`.
 
         Returns:
-            Two tensors `[num_paths]`, differentiable by features and weights.
+            Two tensors `[num_paths]`, differentiable by features and weights, not by R and k.
         """
         costs = tf.cast(costs, returns.dtype)[..., tf.newaxis]
         dealt = self._deal(returns)
@@ -332,14 +332,14 @@ def _gains_and_costs(actions, returns, costs):
     return compiled_chunk.gains_and_costs(actions, returns, costs), gradient
 
 
-def _deal(features, num_lanes, chunk, copies=1.0):
+def _deal(x, num_lanes, chunk, copies=1.0):
     """Chunks for each lane, the last ones filled up with copies of a path times a factor."""
-    num_paths, num_steps, num_features = features.shape
+    num_paths, num_steps, size = x.shape
     if num_paths is None or num_paths % (num_lanes * chunk):
-        filling = [-tf.shape(features)[0] % (num_lanes * chunk), 1, 1]
-        features = tf.concat([features, tf.tile(copies * features[:1], filling)], axis=0)
-    features = tf.reshape(features, [-1, num_lanes, chunk, num_steps, num_features])
-    return tf.unstack(tf.transpose(features, [1, 0, 3, 4, 2]))
+        filling = [-tf.shape(x)[0] % (num_lanes * chunk), 1, 1]
+        x = tf.concat([x, tf.tile(copies * x[:1], filling)], axis=0)
+    x = tf.reshape(x, [-1, num_lanes, chunk, num_steps, size])
+    return tf.unstack(tf.transpose(x, [1, 0, 3, 4, 2]))
 
 
 def _gather(actions, num_paths):

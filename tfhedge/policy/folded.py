@@ -8,8 +8,8 @@ $$z = W\,[\,x\,r;\ h\,] + b, \quad r = (\tfrac1n\textstyle\sum x^2 + \epsilon)^{
   c' = f c + i g, \quad h' = o\,\tanh c', \quad x' = x + h',$$
 
 where `fold` has put the scale of the norm, the 1 of the forget gate's bias and
-$\sigma(y) = \tfrac12 (1 + \tanh \tfrac y2)$ into $W$ and $b$. XLA's sigmoid takes longer than its
-tanh, and a step by as much as 3 %. `HedgeCell` defines what this computes.
+$\sigma(y) = \tfrac12 (1 + \tanh \tfrac y2)$ into $W$ and $b$. By XLA's sigmoid, slower than its
+tanh, a step takes 3 % longer. `HedgeCell` defines what this computes.
 """
 
 import tensorflow as tf
@@ -120,7 +120,7 @@ def step_back(observes, available, transposed, features, kept, before, action, d
     xs, inputs = layer_inputs(features, kept, before)
 
     # symexp' is exp(|y|), which is 1 + |action|.
-    if observes != "nothing":
+    if observes != "nothing":  # where the state has zeros, whose gradient is of no use
         d_action = d_action + d_past
     d_y = available * d_action * (1.0 + tf.abs(action))
     gradients = [d_y]  # the last layer first
