@@ -7,7 +7,6 @@ what was interrupted, and leaves out what is done. About an hour and a half on t
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from record import machine, write
@@ -22,7 +21,7 @@ import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock
 from tfhedge.workflow.config import RunConfig
-from tfhedge.workflow.experiment import read_history, run_seed, until
+from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer, make_problem
 
 TARGETS = (0.085, 0.075)
@@ -84,11 +83,11 @@ class FactoredDamping(UniformDamping):
 
     def damp(self, block):
         """D with what damping the factors adds."""
-        strength = self.strength()
+        damped = super().damp(block)
         if not isinstance(block, KroneckerBlock):
-            return block.diagonal + strength
+            return damped
         inputs, outputs = eigenvalues(block)
-        return block.diagonal + tf.sqrt(strength) * (inputs[:, tf.newaxis] + outputs) + strength
+        return damped + tf.sqrt(self.strength()) * (inputs[:, tf.newaxis] + outputs)
 
 
 def kronecker_blocks(optimizer):
@@ -168,14 +167,15 @@ def main():
     for name in options.variants:
         folder = options.out / name.replace(" ", "-")
         run_seed(config, folder, VARIANTS[name])
-        history = read_history(folder)
+        run = read_run(folder)
+        history = run["history"]
         reached = [until(history, target) for target in TARGETS]
         losses = [loss for loss in history["val_loss"] if loss is not None]
         rows.append(
             {
                 "variant": name,
                 "steps": [point and point[0] for point in reached],
-                "stopped_by": json.loads((folder / "summary.json").read_text())["stopped_by"],
+                "stopped_by": run["stopped_by"],
                 "last_val_loss": losses[-1] if losses else None,
                 "history": {key: history[key] for key in ("step", "val_loss")},
             }

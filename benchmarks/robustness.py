@@ -9,7 +9,6 @@ if a case ends above Adam. About two hours and a half on two cores.
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 
 import tfhedge as th
 from tfhedge.workflow.config import RunConfig
-from tfhedge.workflow.experiment import read_history, run_seed
+from tfhedge.workflow.experiment import read_run, run_seed
 from tfhedge.workflow.run import make_hedger, make_problem
 
 LARGEST_LOSS = 0.085
@@ -81,13 +80,14 @@ def main():
         optimizers = ("dh-kfac",) if case == PAPER else ("dh-kfac", "adam")
         num_seeds = options.paper_seeds if case == PAPER else options.seeds
         for seed in range(1, num_seeds + 1):
-            curves, ends = {}, {}
+            runs = {}
             for optimizer in optimizers:
                 config = RunConfig(**settings, optimizer=optimizer, steps=options.steps, seed=seed)
                 folder = options.out / case.replace(" ", "-") / f"{optimizer}-{seed}"
                 run_seed(config, folder, make)
-                curves[optimizer] = read_history(folder)["val_loss"]
-                ends[optimizer] = json.loads((folder / "summary.json").read_text())["stopped_by"]
+                runs[optimizer] = read_run(folder)
+            curves = {name: run["history"]["val_loss"] for name, run in runs.items()}
+            ends = {name: run["stopped_by"] for name, run in runs.items()}
             rows.append({"case": case, "seed": seed, "val_loss": curves, "stopped_by": ends})
             wrong += [f"{case}, seed {seed}: {fault}" for fault in faults(case, curves, ends)]
     print(f"\n{'':22}{'seed':>5}{'DH-KFAC':>10}{'rise':>8}{'Adam':>10}")

@@ -40,15 +40,9 @@ def test_the_training_step_is_the_same_in_all_rows(tmp_path):
 
 @pytest.mark.slow
 def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
-    command = [
-        sys.executable,
-        BENCHMARKS / "ablation.py",
-        "--steps",
-        "6",
-        "--out",
-        tmp_path / "out",
-    ]
-    subprocess.run([*command, "--json", tmp_path / "ablation.json"], check=True)
+    command = [sys.executable, BENCHMARKS / "ablation.py", "--steps", "6"]
+    command += ["--out", tmp_path / "out", "--json", tmp_path / "ablation.json"]
+    subprocess.run(command, check=True)
     rows = json.loads((tmp_path / "ablation.json").read_text())["variants"]
     losses = [row["last_val_loss"] for row in rows]
     assert len(losses) == 19

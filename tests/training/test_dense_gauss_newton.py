@@ -192,10 +192,8 @@ def test_rescaled_blocks_underestimate_the_curvature_along_their_own_step(seed, 
     couples the layers, and the axes within a layer, is left out. So `DHKFAC` asks B itself for the
     length of its step.
     """
-    policy, payoff = (
-        new_policy(th.RecurrentPolicy, 2, 1, seed=seed),
-        np.array([0.1, -0.1, 0.3, 0.0]),
-    )
+    policy = new_policy(th.RecurrentPolicy, 2, 1, seed=seed)
+    payoff = np.array([0.1, -0.1, 0.3, 0.0])
     with tf.GradientTape() as tape:
         actions = policy(FEATURES, PROBLEM.availability)
         pnl = tf.einsum("nti,nti->n", actions, RETURNS) - payoff

@@ -291,7 +291,7 @@ def _rollout(lanes, shared, features):
     *options, weights = shared
 
     def split(arguments):
-        # Without it a tape would have the compiled functions differentiated too.
+        # Without the stop a tape would have the compiled functions differentiated too.
         arguments = [tf.stop_gradient(x) for x in arguments]
         return arguments[: len(lanes)], (*options, arguments[len(lanes) :])
 
@@ -323,6 +323,7 @@ def _rollout(lanes, shared, features):
 @tf.custom_gradient
 def _gains_and_costs(actions, returns, costs):
     """Those of a lane, `[num_turns, chunk]`."""
+    # As in `_rollout`.
     actions, returns, costs = (tf.stop_gradient(x) for x in (actions, returns, costs))
 
     def gradient(by_gains, by_costs):

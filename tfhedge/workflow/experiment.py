@@ -126,11 +126,13 @@ def read_optimizer(config, optimizer, folder):
         return None
     return {
         "search": json.loads((folder / "sweep" / "sweep.json").read_text()),
-        "runs": [
-            {**json.loads((run / "summary.json").read_text()), "history": read_history(run)}
-            for run in runs
-        ],
+        "runs": [read_run(run) for run in runs],
     }
+
+
+def read_run(folder):
+    """The contents of a finished run's `summary.json`, and its `history`."""
+    return {**json.loads((folder / "summary.json").read_text()), "history": read_history(folder)}
 
 
 def read_history(folder):
