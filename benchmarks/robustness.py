@@ -35,9 +35,9 @@ class ScaledFeatures(th.HedgingProblem):
 
     factor: float = 1.0
 
-    def features(self, *arguments):
+    def features_at(self, *arguments, **observables):
         """The features, scaled."""
-        return self.factor * super().features(*arguments)
+        return self.factor * super().features_at(*arguments, **observables)
 
 
 def with_features_times(factor):

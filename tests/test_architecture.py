@@ -16,11 +16,17 @@ SOURCES = Path(tfhedge.__file__).parent
 # or a package whose modules the table does not list.
 TABLE = {
     "tfhedge.checks": [],
+    "tfhedge.files": [],
+    "tfhedge.serialization": [],
     "tfhedge.numerics": [],
     "tfhedge.market": [],  # only its __init__: each module has a row
     "tfhedge.market.affine": ["tfhedge.numerics"],
     "tfhedge.market.fourier": ["tfhedge.market.affine"],
-    "tfhedge.market.heston": ["tfhedge.checks", "tfhedge.market.fourier"],
+    "tfhedge.market.heston": [
+        "tfhedge.checks",
+        "tfhedge.market.fourier",
+        "tfhedge.serialization",
+    ],
     "tfhedge.market.random_numbers": [],
     "tfhedge.market.spline": [],
     "tfhedge.market.integrated_variance": [],
@@ -53,9 +59,13 @@ TABLE = {
         "tfhedge.market.least_squares",
     ],
     "tfhedge.hedging": [],  # only its __init__
-    "tfhedge.hedging.claims": ["tfhedge.checks", "tfhedge.numerics"],
-    "tfhedge.hedging.instruments": ["tfhedge.checks", "tfhedge.market.premiums"],
-    "tfhedge.hedging.objectives": ["tfhedge.checks", "tfhedge.numerics"],
+    "tfhedge.hedging.claims": ["tfhedge.checks", "tfhedge.serialization"],
+    "tfhedge.hedging.instruments": [
+        "tfhedge.market.premiums",
+        "tfhedge.serialization",
+        "tfhedge.checks",
+    ],
+    "tfhedge.hedging.objectives": ["tfhedge.checks", "tfhedge.serialization"],
     "tfhedge.hedging.problem": [
         "tfhedge.hedging.claims",
         "tfhedge.hedging.instruments",
@@ -65,8 +75,8 @@ TABLE = {
     "tfhedge.policy": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.curvature": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
-    "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature"],
-    "tfhedge.serving": ["tfhedge.policy"],
+    "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature", "tfhedge.files"],
+    "tfhedge.serving": ["tfhedge.policy", "tfhedge.files"],
     "tfhedge": [  # its __init__, the public names
         "tfhedge.training",
         "tfhedge.serving",
@@ -74,7 +84,8 @@ TABLE = {
         "tfhedge.market.reading",
     ],
     "tfhedge.workflow": ["tfhedge"],
-    "tfhedge.cli": ["tfhedge.workflow"],
+    "tfhedge.arguments": ["tfhedge.workflow"],
+    "tfhedge.cli": ["tfhedge.arguments"],
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfhedge import cli
+from tfhedge import arguments, cli
 from tfhedge.market import calibration
 from tfhedge.market.heston import Heston
 from tfhedge.workflow.config import PRESETS, RunConfig, read_market
@@ -172,7 +172,7 @@ def test_contracts_of_a_fixed_grid_are_hedged_with(num_steps, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["grid"] == "fixed"
     trades = (
         tf.saved_model.load(tmp_path / "run" / "saved_model" / "1")
-        .signatures["serving_default"]
+        .signatures["rollout"]
         .structured_outputs["action"]
     )
     num_expiries = 4 if num_steps == "20" else 2
@@ -225,7 +225,32 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
 
 
 def test_calibrate_offers_the_weights_there_are():
-    assert cli.WEIGHTS == calibration.WEIGHTS
+    assert arguments.WEIGHTS == calibration.WEIGHTS
+
+
+def test_export_hands_the_policy_of_a_run_to_a_server(tmp_path, capsys, refusal):
+    run, target = tmp_path / "run", tmp_path / "models" / "small"
+    assert train(run, "--steps", "2", "--seed", "7") == 0
+    assert cli.main(["export", str(run), "--to", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert str(target / "1") in printed
+    assert f"source={target},target=/models/small" in printed
+    description = json.loads((target / "1" / "hedge.json").read_text())
+    assert description["training"] == json.loads((run / "summary.json").read_text())
+    paths = {"spot": tf.fill([2, 20], 1.01), "variance": tf.fill([2, 20], 0.05)}
+    trades = [
+        tf.saved_model.load(folder).signatures["rollout"](**paths)["action"]
+        for folder in (target / "1", run / "saved_model" / "1")
+    ]
+    np.testing.assert_array_equal(*trades)
+
+    command = ["export", str(run), "--to", str(target)]
+    assert "is there already" in refusal([*command, "--version", "1"])
+    assert "version" in refusal([*command, "--version", "0"])
+    assert "No such file" in refusal(["export", str(tmp_path / "none"), "--to", str(target)])
+    (run / "checkpoint.npz").unlink()
+    assert "checkpoint.npz" in refusal(command)
+    assert [path.name for path in target.iterdir() if path.is_dir()] == ["1"]
 
 
 def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):

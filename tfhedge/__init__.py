@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.market.simulation import simulate as simulate
     from tfhedge.policy.rollout import DensePolicy as DensePolicy
     from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
+    from tfhedge.serving.client import HedgeClient as HedgeClient
     from tfhedge.serving.export import export as export
+    from tfhedge.training.callbacks import OptimizerStatistics as OptimizerStatistics
     from tfhedge.training.hedger import DeepHedger as DeepHedger
 
 _HOMES = {
@@ -34,9 +36,11 @@ _HOMES = {
     "DensePolicy": "tfhedge.policy.rollout",
     "FixedGrid": "tfhedge.hedging.instruments",
     "FloatingGrid": "tfhedge.hedging.instruments",
+    "HedgeClient": "tfhedge.serving.client",
     "HedgingProblem": "tfhedge.hedging.problem",
     "Heston": "tfhedge.market.heston",
     "MeanVariance": "tfhedge.hedging.objectives",
+    "OptimizerStatistics": "tfhedge.training.callbacks",
     "OptionChain": "tfhedge.market.chain",
     "RecurrentPolicy": "tfhedge.policy.rollout",
     "black_price": "tfhedge.market.implied",

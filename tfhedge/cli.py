@@ -1,42 +1,35 @@
 """The command line: reads arguments, prints results."""
 
-import argparse
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
-import itertools
 import logging
 import os
 import shlex
 import sys
 import time
-import typing
 from pathlib import Path
 
+from tfhedge.arguments import (
+    Parser,
+    add_calibrate,
+    add_experiment,
+    add_export,
+    add_sweep,
+    add_train,
+    given_settings,
+)
 from tfhedge.workflow.config import (
-    OPTIMIZER_SETTINGS,
-    OPTIMIZERS,
     PRESETS,
     ExperimentConfig,
-    RunConfig,
     SweepConfig,
-    read_config,
     read_market,
+    resumed_settings,
 )
 from tfhedge.workflow.tables import comparison_table, search_table
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
-
-# Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
-WEIGHTS = ("vega", "spread", "equal")
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line."""
-
-    def error(self, message):
-        """Prints the line and exits with status 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments=None):
@@ -53,161 +46,15 @@ def main(arguments=None):
     version = importlib.metadata.version("tfhedge")
     parser.add_argument("--version", action="version", version=f"tfhedge {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    add_train(commands)
-    add_sweep(commands)
-    add_experiment(commands)
-    add_calibrate(commands)
+    for add, run in COMMANDS.items():
+        command = add(commands)
+        command.set_defaults(run=functools.partial(run, command))
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except KeyboardInterrupt:
         print("tfhedge: interrupted", file=sys.stderr)
         return 130
-
-
-def add_train(commands):
-    """Adds `tfhedge train`, with an option for each setting of a run."""
-    summary = "train, evaluate, draw and export a hedging policy"
-    parser = commands.add_parser("train", help=summary, description=summary.capitalize() + ".")
-    parser.set_defaults(run=lambda options: train(parser, options))
-    parser.add_argument(
-        "--resume", type=Path, metavar="DIR", help="continue the run in this folder, as it is set"
-    )
-    parser.add_argument("--preset", choices=PRESETS, help="default settings (default: demo)")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
-    )
-    parser.add_argument(
-        "--market",
-        type=Path,
-        metavar="FILE",
-        help="heston.json of `tfhedge calibrate`: the market",
-    )
-    add_settings(parser, PRESETS)
-
-
-def add_settings(parser, presets, left_out=()):
-    """Adds an option for each setting of a run, but for those left out."""
-    fields = [field for field in dataclasses.fields(RunConfig) if field.name not in left_out]
-    for heading, group in itertools.groupby(fields, lambda field: field.metadata["group"]):
-        options = parser.add_argument_group(heading)
-        for field in group:
-            kind = (typing.get_args(field.type) or [field.type])[0]  # float of float | None
-            choices = field.metadata["choices"]
-            options.add_argument(
-                "--" + field.name.replace("_", "-"),
-                type=kind,
-                choices=choices,
-                default=argparse.SUPPRESS,
-                metavar=None if choices else kind.__name__.upper(),
-                help=field.metadata["help"] + default_text(presets, field.name),
-            )
-
-
-def add_sweep(commands):
-    """Adds `tfhedge sweep`."""
-    summary = "search the best settings of an optimizer"
-    parser = commands.add_parser(
-        "sweep",
-        help=summary,
-        description=f"{summary.capitalize()}, by successive halving on a grid. "
-        "The same command continues a search that was interrupted.",
-    )
-    parser.set_defaults(run=lambda options: sweep(parser, options))
-    add_search(parser, presets_with(steps=600), [*OPTIMIZER_SETTINGS, "target_loss", "test_paths"])
-
-
-def add_experiment(commands):
-    """Adds `tfhedge experiment`."""
-    summary = "compare the optimizers"
-    parser = commands.add_parser(
-        "experiment",
-        help=summary,
-        description="Search the settings of each optimizer, run it at the winner, and compare the "
-        "steps and seconds they need. The same command continues what was interrupted.",
-    )
-    parser.set_defaults(run=lambda options: experiment(parser, options))
-    parser.add_argument("name", choices=["optimizers"], help="the experiment")
-    parser.add_argument(
-        "--only", choices=OPTIMIZERS, help="do the part of this optimizer now; adam comes first"
-    )
-    parser.add_argument(
-        "--search-steps",
-        type=int,
-        default=600,
-        metavar="INT",
-        help="steps of a trial, and the least of a run (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=3, metavar="INT", help="runs of each (default: %(default)s)"
-    )
-    left_out = [*OPTIMIZER_SETTINGS, "optimizer", "target_loss", "test_paths"]
-    add_search(parser, presets_with(steps=3000), left_out)
-
-
-def add_search(parser, presets, left_out):
-    """Adds what commands that search have in common."""
-    parser.set_defaults(presets=presets)
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of results")
-    parser.add_argument(
-        "--preset",
-        choices=presets,
-        default="paper",
-        help="default settings (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--trials",
-        type=int,
-        default=9,
-        metavar="INT",
-        help="points of the grid to try (default: all %(default)s)",
-    )
-    add_settings(parser, presets, left_out)
-
-
-def presets_with(**settings):
-    """The presets, with other settings."""
-    return {name: dataclasses.replace(run, **settings) for name, run in PRESETS.items()}
-
-
-def add_calibrate(commands):
-    """Adds `tfhedge calibrate`."""
-    summary = "fit the Heston market to a chain of quoted options"
-    parser = commands.add_parser(
-        "calibrate", help=summary, description=summary.capitalize() + ", and report the fit."
-    )
-    parser.set_defaults(run=lambda options: calibrate(parser, options))
-    parser.add_argument(
-        "chain",
-        type=Path,
-        metavar="CHAIN",
-        help="CSV or Parquet file, one quote in a row: date, expiry, strike, type, bid and ask or "
-        "bid_iv and ask_iv, underlying, forward, discount",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="new folder (default: runs/calibration-TIME)"
-    )
-    parser.add_argument(
-        "--weights",
-        choices=WEIGHTS,
-        default="vega",
-        help="weights of the errors in implied volatility (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--feller",
-        action="store_true",
-        help="keep 2 kappa theta >= xi^2 (default: the variance may reach zero)",
-    )
-
-
-def default_text(presets, name):
-    """The end of a help text: the default of a setting in each preset, if that is a number."""
-    defaults = {preset: getattr(config, name) for preset, config in presets.items()}
-    if None in defaults.values():
-        return ""
-    if len(set(defaults.values())) == 1:
-        return f" (default: {defaults['paper']})"
-    return f" (default: {', '.join(f'{preset} {value}' for preset, value in defaults.items())})"
 
 
 def set_up_tensorflow():
@@ -240,12 +87,6 @@ def import_quietly(name):
         os.close(stderr)
 
 
-def given_settings(options):
-    """The settings of a `RunConfig` that were given on the command line."""
-    names = {field.name for field in dataclasses.fields(RunConfig)}
-    return {name: value for name, value in vars(options).items() if name in names}
-
-
 def now():
     """The time, for the name of a folder."""
     return time.strftime("%Y%m%d-%H%M%S")
@@ -265,13 +106,14 @@ def train(parser, options):
     set_up_tensorflow()
     show_log()
     try:
+        if options.market:
+            settings = read_market(options.market) | settings
         if options.resume:
-            if settings or options.preset or options.out or options.market:
-                parser.error("--resume takes all settings from the folder: leave out the others")
-            config = read_config(folder)
+            if options.preset or options.out:
+                parser.error("--resume takes preset and folder from the run: leave out the others")
+            config = resumed_settings(folder, settings)
         else:
-            market = read_market(options.market) if options.market else {}
-            config = dataclasses.replace(PRESETS[preset], **market | settings)
+            config = dataclasses.replace(PRESETS[preset], **settings)
         run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
         hedger = run.make_hedger(config)
         if not options.resume:
@@ -356,6 +198,32 @@ def calibrate(parser, options):
     print(f"{fit}\n\n{folder}\nTo hedge in this market: {command}")
     return 0
 
+
+def export(parser, options):
+    """Runs `tfhedge export` and returns its exit status."""
+    set_up_tensorflow()
+    try:
+        run = import_quietly("tfhedge.workflow.run")
+        hedger, summary = run.load_run(options.folder)
+        path = run.export(hedger, options.to, options.version, training=summary)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    command = importlib.import_module("tfhedge.serving.tf_serving").docker_command(options.to)
+    print(f"{path}\nTo serve it: {command}")
+    return 0
+
+
+# What adds a command's arguments, and what runs it.
+COMMANDS = {
+    add_train: train,
+    add_sweep: sweep,
+    add_experiment: experiment,
+    add_calibrate: calibrate,
+    add_export: export,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tfhedge.training import callbacks
+from tfhedge import files
 from tfhedge.workflow import config
 
 
@@ -28,10 +28,10 @@ def interrupt(monkeypatch):
             nonlocal count
             count += target.name == config.CHECKPOINT_FILE
             if count == write:
-                monkeypatch.setattr(callbacks.os, "replace", replace)
+                monkeypatch.setattr(files.os, "replace", replace)
                 raise KeyboardInterrupt
             replace(source, target)
 
-        monkeypatch.setattr(callbacks.os, "replace", interrupted)
+        monkeypatch.setattr(files.os, "replace", interrupted)
 
     return set_up

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from tfhedge import cli
+from tfhedge import cli, files
 from tfhedge.training.callbacks import Stop
 
 TIMES = {"seconds", "training_seconds", "step_seconds"}
@@ -60,10 +65,12 @@ def test_a_run_goes_on_bit_for_bit(optimizer, small, tmp_path, interrupt):
         ({"config.json": "{"}, [], "Expected the settings of a run"),
         ({"config.json": "[]"}, [], "Expected the settings of a run"),
         ({"config.json": '{"speed": 1}'}, [], "Expected the settings of a run"),
-        ({"config.json": "{}"}, [], "no checkpoint"),
-        ({"config.json": "{}", "summary.json": '{"stopped_by": "interrupted"}'}, [], "checkpoint"),
         ({"config.json": "{}", "summary.json": '{"stopped_by": "target"}'}, [], "has ended"),
-        ({"config.json": "{}", "checkpoint.npz": ""}, ["--seed", "1"], "leave out"),
+        (
+            {"config.json": "{}"},
+            ["--seed", "1", "--units", "32", "--cap", "0.02"],
+            "seed is 0 there and 1 here, cap is 0.015 there and 0.02 here",
+        ),
         ({"config.json": "{}", "checkpoint.npz": ""}, ["--preset", "demo"], "leave out"),
     ],
 )
@@ -74,6 +81,66 @@ def test_what_cannot_go_on_is_said_in_one_line(contents, options, complaint, tmp
         for name, text in contents.items():
             (folder / name).write_text(text)
     assert complaint in refusal(["train", "--resume", str(folder), *options])
+
+
+def weights(folder):
+    with np.load(folder / "checkpoint.npz") as file:
+        return {name: x for name, x in file.items() if name != "history"}
+
+
+def killed_and_continued(kills, small, tmp_path):
+    """Checks that a run killed at random moments ends with the weights of one that was not."""
+    command = [sys.executable, "-m", "tfhedge.cli", "train"]
+    options = [*small, *"--steps 12 --test-paths 64 --seed 5".split()]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    began = time.monotonic()
+    subprocess.run([*command, "--out", str(whole), *options], check=True, capture_output=True)
+    seconds = time.monotonic() - began
+
+    rng = random.Random(0)
+    for _ in range(kills):
+        if not (parts / "config.json").exists():
+            start = ["--out", str(parts), *options]
+        elif (parts / "summary.json").exists():
+            break
+        else:
+            start = ["--resume", str(parts)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*command, *start], **quiet)
+        time.sleep(rng.uniform(0.0, seconds))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    if not (parts / "summary.json").exists():
+        subprocess.run([*command, "--resume", str(parts)], check=True, capture_output=True)
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(parts)[name], value, err_msg=name)
+    assert history(parts) == history(whole)
+
+
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(small, tmp_path):
+    killed_and_continued(5, small, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_many_times_ends_as_if_it_had_not_been(small, tmp_path):
+    killed_and_continued(20, small, tmp_path)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.npz"
+    files.write_bytes(path, b"old")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_bytes(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    monkeypatch.undo()
+    files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [x.name for x in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
 def test_a_run_at_its_target_goes_on_for_the_least_steps():

@@ -38,7 +38,8 @@ class Algorithm1(KroneckerOptimizer):
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
         eigenbasis_interval: Steps N^evd between eigendecompositions.
-        trust_region: Initial size rho_TR of the trust region.
+        trust_region: Initial size rho_TR of the trust region; or a Keras schedule of it, in place
+            of the decay.
         trust_region_decay: Its decay beta^TR in a step.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         seed: Seed of the pseudo-gradients.
@@ -103,7 +104,7 @@ class Algorithm1(KroneckerOptimizer):
     def _update(self, gradients, curvature):
         """Lines 15 to 23."""
         direction = self.precondition(gradients)
-        radius = self._decayed_trust_region()
+        radius = self.trust_region_now()
         length = tf.sqrt(tf.math.divide_no_nan(radius, inner(direction, gradients)))
         eta = tf.minimum(length, tf.cast(self.learning_rate, length.dtype))
         average = [

@@ -48,7 +48,8 @@ class DHKFAC(KroneckerOptimizer):
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
         eigenbasis_interval: Steps N^evd between eigendecompositions.
-        trust_region: Initial size rho_TR of the trust region, as a share of the loss.
+        trust_region: Initial size rho_TR of the trust region, as a share of the loss; or a Keras
+            schedule of it, in place of the decay.
         trust_region_decay: Its decay beta^TR in a step.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         num_quadratic_paths: Number of paths on which B is evaluated for the step length.
@@ -139,7 +140,7 @@ class DHKFAC(KroneckerOptimizer):
         coefficients = minimize_in_plane(slopes, gram, self.momentum)
         coefficients *= tf.cast(self.learning_rate, gram.dtype)
 
-        radius = self._decayed_trust_region() * curvature.loss_scale
+        radius = self.trust_region_now() * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
         shortened = tf.sqrt(tf.math.divide_no_nan(radius, curved))
         coefficients *= tf.where(curved > 0.0, tf.minimum(shortened, 1.0), tf.ones_like(curved))

@@ -9,7 +9,17 @@ import tensorflow as tf
 from tfhedge import checks
 from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finite, shrink
 
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
 _fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
+
+
+def _positive_or_schedule(name, value):
+    if isinstance(value, dict):  # from a saved configuration
+        value = keras.optimizers.schedules.deserialize(value)
+    return value if isinstance(value, Schedule) else checks.positive(name, value)
+
+
 _CHECKS = {
     "momentum": _fraction,
     "shrinkage": functools.partial(_fraction, closed="right"),
@@ -17,7 +27,7 @@ _CHECKS = {
     "diagonal_decay": _fraction,
     "factor_interval": checks.positive_integer,
     "eigenbasis_interval": checks.positive_integer,
-    "trust_region": checks.positive,
+    "trust_region": _positive_or_schedule,
     "trust_region_decay": _fraction,
     "num_curvature_paths": checks.positive_integer,
     "num_quadratic_paths": checks.positive_integer,
@@ -50,7 +60,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     """
 
     def __init__(self, learning_rate, name, **settings):
-        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        if not isinstance(learning_rate, Schedule):
             _fraction("learning_rate", learning_rate, closed="right")
         super().__init__(learning_rate=learning_rate, name=name)
         self._setting_names = list(settings)
@@ -169,9 +179,11 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         self.num_samples.assign_add(tf.cast(taken, self.num_samples.dtype))
         return taken
 
-    def _decayed_trust_region(self):
-        """The size rho_TR of the trust region, line 21."""
+    def trust_region_now(self):
+        """The size rho_TR of the trust region in the step to come, line 21."""
         dtype = self.damping.dtype
+        if isinstance(self.trust_region, Schedule):
+            return tf.cast(self.trust_region(self.iterations), dtype)
         decay = tf.constant(self.trust_region_decay, dtype) ** tf.cast(self.iterations, dtype)
         return self.trust_region * decay
 
@@ -180,8 +192,13 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         inherited = super().get_config()
         return {
             **{name: inherited[name] for name in ("name", "learning_rate")},
-            **{name: getattr(self, name) for name in self._setting_names},
+            **{name: encoded(getattr(self, name)) for name in self._setting_names},
         }
+
+
+def encoded(value):
+    """A setting as `get_config` gives it."""
+    return keras.optimizers.schedules.serialize(value) if isinstance(value, Schedule) else value
 
 
 def inner(left, right):

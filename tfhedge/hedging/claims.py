@@ -6,8 +6,10 @@ import math
 import tensorflow as tf
 
 from tfhedge import checks
+from tfhedge.serialization import serializable
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class Cliquet:
     r"""A locally capped, globally floored cliquet.
@@ -66,12 +68,7 @@ class Cliquet:
         return tf.nn.relu(tf.reduce_sum(capped, axis=1))
 
     def features(self, spot):
-        """What a hedger of this claim sees at each time before maturity.
-
-        The clock (the share of the claim's life gone by, and the place within the current period
-        as sine and cosine of its first two harmonics), the log-return of the underlying since the
-        last reset, which with the spot itself says what the spot was then, and the payoff if the
-        claim matured now.
+        """What a hedger of this claim sees at each time before maturity: `features_at` all times.
 
         Args:
             spot: Prices of the underlying, `[num_paths, num_steps + 1]` or without the last column,
@@ -81,18 +78,71 @@ class Cliquet:
             Features, `[num_paths, num_steps, 7]`.
         """
         spot = tf.convert_to_tensor(spot)[:, : self.num_steps]
-        by_period = tf.reshape(spot, [-1, self.num_periods, self.period])
-        resets = by_period[:, :, :1]
-        since_reset = by_period / resets
-        finished = tf.minimum(resets[:, 1:] / resets[:, :-1] - 1.0, self.cap)
-        accrued = tf.pad(tf.cumsum(finished, axis=1), [[0, 0], [1, 0], [0, 0]])
+        return self.features_at(tf.range(self.num_steps), spot, **self.observables(spot))
+
+    def features_at(self, step, spot, spot_at_last_reset, accrued):
+        """What a hedger of this claim sees, from what is known of the path.
+
+        The clock (the share of the claim's life gone by, and the place within the current period
+        as sine and cosine of its first two harmonics), the log-return of the underlying since the
+        last reset, which with the spot itself says what the spot was then, and the payoff if the
+        claim matured now.
+
+        Args:
+            step: Time in steps, an integer tensor that broadcasts with the others.
+            spot: Price of the underlying then.
+            spot_at_last_reset: Its price at the last reset date, which may be this one.
+            accrued: Sum of the capped returns of the periods that have ended.
+
+        Returns:
+            Features, `[..., 7]`.
+        """
+        since_reset = spot / spot_at_last_reset
         payoff_now = tf.nn.relu(accrued + tf.minimum(since_reset - 1.0, self.cap))
-        path = tf.reshape(
-            tf.stack([tf.math.log(since_reset), payoff_now], axis=-1), [-1, self.num_steps, 2]
-        )
-        step = tf.range(self.num_steps, dtype=spot.dtype)
+        step = tf.cast(step, spot.dtype)
         phase = 2.0 * math.pi * (step % self.period) / self.period
         clock = [step / self.num_steps]
         clock += [wave(k * phase) for k in (1, 2) for wave in (tf.sin, tf.cos)]
-        clock = tf.broadcast_to(tf.stack(clock, axis=-1), [tf.shape(spot)[0], self.num_steps, 5])
-        return tf.concat([clock, path], axis=-1)
+        features = [*clock, tf.math.log(since_reset), payoff_now]
+        return tf.stack([tf.broadcast_to(x, tf.shape(spot)) for x in features], axis=-1)
+
+    def observables(self, spot):
+        """What a hedger has to remember of a path, beside the spot.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps]`.
+
+        Returns:
+            `spot_at_last_reset` and `accrued`, as `features_at` takes them, by name, each of the
+            shape of `spot`.
+        """
+        resets = spot[:, :: self.period]
+        finished = tf.minimum(resets[:, 1:] / resets[:, :-1] - 1.0, self.cap)
+        accrued = tf.pad(tf.cumsum(finished, axis=1), [[0, 0], [1, 0]])
+        names = {"spot_at_last_reset": resets, "accrued": accrued}
+        return {name: tf.repeat(x, self.period, axis=1) for name, x in names.items()}
+
+    def possible(self, step, spot, spot_at_last_reset, accrued, tolerance=1e-5):
+        """Whether what is said of a path can be true of any.
+
+        At a reset date the spot is that of the last reset; the sum of the periods that have ended,
+        each of which brings more than -1 and at most the cap, is in its range.
+
+        Args:
+            step: As for `features_at`.
+            spot: Likewise.
+            spot_at_last_reset: Likewise.
+            accrued: Likewise.
+            tolerance: By how much numbers may be off.
+
+        Returns:
+            Booleans of the shape of `spot`.
+        """
+        ended = tf.cast(step // self.period, spot.dtype)
+        moved = tf.abs(spot - spot_at_last_reset) > tolerance * spot
+        return (
+            (spot_at_last_reset > 0.0)
+            & ~(moved & (step % self.period == 0))
+            & (accrued >= -ended)
+            & (accrued <= ended * self.cap + tolerance)
+        )

@@ -2,20 +2,23 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
 from tfhedge.market.premiums import PremiumSurface, PriceSurface
+from tfhedge.serialization import serializable
 
 
 class OptionGrid:
     """The underlying, in the first place, and options: what all grids of them have in common.
 
-    A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says when a trade
-    is possible (`availability`), what the options cost (`premiums`, a function of the market's
-    paths), and what trades return by the horizon (`returns`, given the paths and the premiums).
+    A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says what the
+    options are (`describe`), when a trade is possible (`availability`), what the options cost
+    (`premiums`, a function of the market's paths), and what trades return by the horizon
+    (`returns`, given the paths and the premiums).
 
     Every amount is discounted to time 0, and dividends of the underlying are invested in it: with a
     rate r and a dividend yield q per step, a unit of the underlying bought at t returns
@@ -62,6 +65,7 @@ class OptionGrid:
         return discounted_spot[:, -1:] * units - discounted_spot[:, :-1]
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class FloatingGrid(OptionGrid):
     """The underlying and a floating grid of out-of-the-money vanilla options.
@@ -114,6 +118,18 @@ class FloatingGrid(OptionGrid):
         }
         pairs = [(maturity, strike) for maturity in strikes for strike in strikes[maturity]]
         return cls(*zip(*pairs, strict=True), **costs)
+
+    def describe(self):
+        """The options in order, JSON-ready: type, life in time steps and strike."""
+        return [
+            {
+                "type": "call" if strike > 1.0 else "put",
+                "maturity": maturity,
+                "strike_over_spot": strike,
+                "moneyness": math.log(strike),
+            }
+            for maturity, strike in zip(self.maturities, self.strikes, strict=True)
+        ]
 
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
@@ -168,6 +184,7 @@ class FloatingGrid(OptionGrid):
         return tf.concat(returns, axis=-1)
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class FixedGrid(OptionGrid):
     r"""The underlying and vanilla options of fixed strike and expiry.
@@ -239,6 +256,18 @@ class FixedGrid(OptionGrid):
             is_call=tuple(strike > 1.0 for _, strike in pairs),
             **costs,
         )
+
+    def describe(self):
+        """The contracts in order, JSON-ready: type, expiry in time steps and strike."""
+        contracts = zip(self.is_call, self.expiries, self.strikes, strict=True)
+        return [
+            {
+                "type": "call" if is_call else "put",
+                "expiry": expiry,
+                "strike_over_initial_spot": strike,
+            }
+            for is_call, expiry, strike in contracts
+        ]
 
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""

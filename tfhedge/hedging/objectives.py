@@ -5,8 +5,10 @@ import dataclasses
 import tensorflow as tf
 
 from tfhedge import checks
+from tfhedge.serialization import serializable
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class MeanVariance:
     """Variance of the terminal P&L and expected transaction costs, eq. (3).

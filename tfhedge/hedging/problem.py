@@ -12,8 +12,10 @@ from tfhedge.hedging.instruments import FloatingGrid, OptionGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.market.heston import Heston
 from tfhedge.market.simulation import simulate
+from tfhedge.serialization import serializable
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class HedgingProblem:
     """Sell a claim, hedge it to maturity, and be judged on the terminal P&L.
@@ -92,7 +94,8 @@ class HedgingProblem:
     def _feature_moments(self):
         # Constants of the problem: one fixed sample, whatever the seed of the training.
         with tf.init_scope():
-            raw = self._raw_features(*self.simulate(num_paths=2048, seed=(0, 2**31 - 1)))
+            sample = self.simulate(num_paths=2048, seed=(0, 2**31 - 1))
+            raw = self._along(self._raw_features, *sample)
             mean, variance = (x.numpy() for x in tf.nn.moments(raw, axes=[0, 1]))
             # A feature may be constant, as the time of day in periods of one step.
             return mean, np.sqrt(np.where(variance > 1e-12, variance, 1.0))
@@ -124,12 +127,32 @@ class HedgingProblem:
         Returns:
             Features, `[num_paths, num_steps, num_features]`.
         """
-        mean, scale = self._feature_moments
-        return (self._raw_features(spot, variance) - mean) / scale
+        return self._along(self.features_at, spot, variance)
 
-    def _raw_features(self, spot, variance):
+    def features_at(self, step, spot, variance, **observables):
+        """What the hedger observes, as `features`, from what is known of a path at a time.
+
+        Args:
+            step: Time in steps, an integer tensor that broadcasts with the others.
+            spot: Price of the underlying then.
+            variance: Instantaneous variance then.
+            **observables: What the claim has to know of the past, as `claim.observables` names it.
+
+        Returns:
+            Features, `[..., num_features]`.
+        """
+        mean, scale = self._feature_moments
+        return (self._raw_features(step, spot, variance, **observables) - mean) / scale
+
+    def _along(self, features_at, spot, variance):
+        spot, variance = (x[:, : self.num_steps] for x in (spot, variance))
+        steps, observables = tf.range(self.num_steps), self.claim.observables(spot)
+        return features_at(steps, spot, variance, **observables)
+
+    def _raw_features(self, step, spot, variance, **observables):
+        of_claim = self.claim.features_at(step, spot, **observables)
         market = tf.stack([tf.math.log(spot / self.market.spot), tf.sqrt(variance)], axis=-1)
-        return tf.concat([self.claim.features(spot), market[:, : self.num_steps]], axis=-1)
+        return tf.concat([of_claim, market], axis=-1)
 
     def episodes(self, num_paths, seed, first_path=0):
         """Simulated paths with all that training and evaluation need of them.
@@ -144,7 +167,18 @@ class HedgingProblem:
             `[num_paths, num_steps, num_instruments]` and `[num_paths]`. Returns are in units of the
             initial spot, the payoff in units of the claim's notional.
         """
-        spot, variance = self.simulate(num_paths, seed, first_path)
+        return self.episodes_along(*self.simulate(num_paths, seed, first_path))
+
+    def episodes_along(self, spot, variance):
+        """Given paths with all that training and evaluation need of them, as `episodes`.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+            variance: Instantaneous variance, of the same shape.
+
+        Returns:
+            `(features, (returns, payoff))`.
+        """
         relative = spot / self.market.spot
         premiums = self._premiums(relative, variance)
         rate, dividend_yield = self.market.rate * self.dt, self.market.dividend_yield * self.dt
@@ -179,6 +213,36 @@ class HedgingProblem:
             last = last.map(lambda first_path: self.episodes(rest, seed, first_path))
             batches = batches.concatenate(last) if num_full else last
         return batches.prefetch(1)
+
+    def dataset_along(self, spot, variance, batch_size):
+        """Episodes of given paths in batches, such as those that `np.load("paths.npz")` holds.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+            variance: Instantaneous variance, of the same shape.
+            batch_size: Paths in a batch; the last batch may be smaller.
+
+        Returns:
+            A `tf.data.Dataset` of what `episodes_along` returns.
+
+        Raises:
+            ValueError: If there are no paths of that length, or numbers that are not finite, a spot
+                that is not positive or a variance that is negative.
+        """
+        checks.positive_integer("batch_size", batch_size)
+        conditions = {
+            "spot": (spot, lambda x: x > 0.0, "positive numbers"),
+            "variance": (variance, lambda x: x >= 0.0, "non-negative numbers"),
+        }
+        paths = [checks.elements(name, *x) for name, x in conditions.items()]
+        shapes = [x.shape for x in paths]
+        if shapes != 2 * [(len(paths[0]), self.num_steps + 1)] or not len(paths[0]):
+            raise ValueError(
+                f"Expected spot and variance of shape [num_paths, {self.num_steps + 1}]. "
+                f"Received shapes: {shapes}"
+            )
+        paths = tf.data.Dataset.from_tensor_slices(tuple(np.float32(x) for x in paths))
+        return paths.batch(batch_size).map(self.episodes_along).prefetch(1)
 
     def pnl(self, actions, returns, payoff):
         """Terminal P&L before costs, Gamma_T(u) - psi, `[num_paths]`."""

@@ -14,8 +14,10 @@ from tfhedge.checks import (
     positive,
 )
 from tfhedge.market.fourier import heston_price
+from tfhedge.serialization import serializable
 
 
+@serializable
 @dataclasses.dataclass(frozen=True)
 class Heston:
     r"""Heston's stochastic volatility model.

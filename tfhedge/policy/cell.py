@@ -62,8 +62,8 @@ class Cell(keras.layers.Layer):
     (2023) for symexp.
     """
 
-    # Name, inputs, outputs and states of a block's matrix, the sizes in units.
-    block_name, block_inputs, block_outputs, block_states = "block", 1, 1, 0
+    # Name, inputs and outputs of a block's matrix, the sizes in units, and names of its states.
+    block_name, block_inputs, block_outputs, block_states = "block", 1, 1, ()
 
     def __init__(self, num_instruments, units=32, num_blocks=4, observes="last_action", **kwargs):
         super().__init__(**kwargs)
@@ -71,7 +71,7 @@ class Cell(keras.layers.Layer):
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)
         self.observes = checks.one_of("observes", observes, OBSERVABLE)
-        self.state_size = [num_instruments] + [units] * self.block_states * num_blocks
+        self.state_size = [num_instruments] + [units] * len(self.block_states) * num_blocks
         self.output_size = num_instruments
 
         def dense(size, name, **options):
@@ -100,6 +100,13 @@ class Cell(keras.layers.Layer):
             What is added to the residual stream, `[num_paths, units]`, and the next state.
         """
         raise NotImplementedError
+
+    @property
+    def state_names(self):
+        """Names of the states: what is kept of the trades, and what each block remembers."""
+        past = "holdings" if self.observes == "holdings" else "prev_action"
+        blocks = range(1, self.num_blocks + 1)
+        return [past, *(f"{name}_{block}" for block in blocks for name in self.block_states)]
 
     @property
     def linear_sizes(self):
@@ -144,9 +151,9 @@ class Cell(keras.layers.Layer):
         if self.observes == "holdings":
             past = available * past  # what has expired is held no more
         x = linear(ops.concatenate([past, features], axis=-1))
-        next_memory = []
+        num_states, next_memory = len(self.block_states), []
         for block in range(self.num_blocks):
-            state = memory[self.block_states * block : self.block_states * (block + 1)]
+            state = memory[num_states * block : num_states * (block + 1)]
             change, state = self.block(linear, linear(ops.rms_normalization(x)), state)
             next_memory += state
             x = x + change
@@ -176,7 +183,7 @@ class HedgeCell(Cell):
     Reference: Mueller et al., section 4.1; Hochreiter and Schmidhuber (1997).
     """
 
-    block_name, block_inputs, block_outputs, block_states = "gates", 2, 4, 2
+    block_name, block_inputs, block_outputs, block_states = "gates", 2, 4, ("h", "c")
 
     def block(self, linear, x, state):
         """One step of an LSTM."""

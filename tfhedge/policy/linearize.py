@@ -1,6 +1,7 @@
 """How the actions of a policy change with its weights: what second-order optimization asks.
 
-Both functions unroll the policy once more for a subset of the paths. Inside, time comes first.
+All functions unroll the policy once more, the first and the last for a subset of the paths. Inside,
+time comes first, and the precision is the one the policy computes in; that of its weights outside.
 """
 
 import tensorflow as tf
@@ -20,7 +21,7 @@ def pseudo_gradients(policy, features, availability, cotangent):
         g_t = d<cotangent, u>/ds_t, each `[num_paths, num_steps, size]`.
     """
     cell = policy.cell
-    inputs = _swap_time(policy.cell_inputs(features, availability))
+    inputs = _cell_inputs(policy, features, availability)
     num_steps, num_paths = tf.unstack(tf.shape(inputs)[:2])
     probes = [tf.zeros([num_steps, num_paths, size], inputs.dtype) for size in cell.linear_sizes]
 
@@ -32,9 +33,11 @@ def pseudo_gradients(policy, features, availability, cotangent):
     with tf.GradientTape() as tape:
         tape.watch(probes)
         actions, *layer_inputs = _unroll(step, [inputs, *probes], _initial_states(cell, inputs))
+        actions = tf.cast(actions, cotangent.dtype)
         pseudo_loss = tf.reduce_sum(actions * _swap_time(cotangent))
     gradients = tape.gradient(pseudo_loss, probes)
-    return [(_swap_time(a), _swap_time(g)) for a, g in zip(layer_inputs, gradients, strict=True)]
+    pairs = zip(layer_inputs, gradients, strict=True)
+    return [tuple(_swap_time(tf.cast(x, cell.variable_dtype)) for x in pair) for pair in pairs]
 
 
 def input_moments(policy, features, availability):
@@ -49,10 +52,11 @@ def input_moments(policy, features, availability):
         For each of `policy.cell.linear_layers`, `[inputs + 1, inputs + 1]`.
     """
     cell = policy.cell
-    inputs = _swap_time(policy.cell_inputs(features, availability))
+    inputs = _cell_inputs(policy, features, availability)
 
     def step(x, states):
         _, states, layer_inputs = cell.step(x, states)
+        layer_inputs = [tf.cast(a, cell.variable_dtype) for a in layer_inputs]
         inputs = [tf.concat([a, tf.ones_like(a[:, :1])], axis=1) for a in layer_inputs]
         return [tf.matmul(a, a, transpose_a=True) for a in inputs], states
 
@@ -83,15 +87,24 @@ def action_derivatives(policy, features, availability, directions):
         `[num_paths, num_steps, num_instruments]`.
     """
     cell = policy.cell
-    inputs = _swap_time(policy.cell_inputs(features, availability))
+    inputs = _cell_inputs(policy, features, availability)
     weights = [variable.value for variable in policy.trainable_variables]
+    # Of moderate size, so that half precision does not overflow.
+    sizes = [tf.reduce_max([tf.reduce_max(tf.abs(x)) for x in v]) for v in directions]
+    directions = [
+        [tf.math.divide_no_nan(x, size) for x in v]
+        for v, size in zip(directions, sizes, strict=True)
+    ]
 
     def step(inputs, states):
         return with_tangents(lambda state: cell.step(inputs[0], state), weights, directions, states)
 
     zeros = _initial_states(cell, inputs)
     changes = _unroll(step, [inputs], [zeros] * (1 + len(directions)))
-    return [_swap_time(change) for change in changes]
+    return [
+        size * _swap_time(tf.cast(change, cell.variable_dtype))
+        for change, size in zip(changes, sizes, strict=True)
+    ]
 
 
 def with_tangents(step, weights, directions, states):
@@ -116,6 +129,11 @@ def with_tangents(step, weights, directions, states):
         changes.append(jvp.jvp(action, "zero"))
         next_tangents.append(tf.nest.map_structure(lambda x: jvp.jvp(x, "zero"), next_state))
     return changes, [next_state, *next_tangents]
+
+
+def _cell_inputs(policy, features, availability):
+    inputs = policy.cell_inputs(features, availability)
+    return tf.cast(_swap_time(inputs), policy.compute_dtype)
 
 
 def _swap_time(x):

@@ -43,7 +43,7 @@ class Policy(keras.layers.Layer):
 
     def build(self, features_shape, availability_shape):
         """Creates the cell once the numbers of features and instruments are known."""
-        num_instruments = availability_shape[-1]
+        num_instruments, self.num_features = availability_shape[-1], features_shape[-1]
         self.cell = self.cell_class(
             num_instruments,
             self.units,
@@ -55,7 +55,7 @@ class Policy(keras.layers.Layer):
         self.rnn = keras.layers.RNN(
             self.cell, return_sequences=True, dtype=self.dtype_policy, name="rnn"
         )
-        self.rnn.build((*features_shape[:-1], num_instruments + features_shape[-1]))
+        self.rnn.build((*features_shape[:-1], num_instruments + self.num_features))
 
     def call(self, features, availability):
         """All actions of each path."""

@@ -1,1 +1,3 @@
-"""A trained policy as a SavedModel."""
+"""Trained policies as SavedModels, served by TensorFlow Serving, and a client."""
+
+from tfhedge.serving.client import HedgeClient as HedgeClient

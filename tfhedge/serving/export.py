@@ -1,8 +1,10 @@
 """A trained policy as a SavedModel that speaks of prices and trades."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 import keras
@@ -10,22 +12,33 @@ import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
+from tfhedge.files import write_json
+from tfhedge.serving import tf_serving
+from tfhedge.serving.signatures import Signatures
+
+# What stands beside `saved_model.pb` and says what the numbers mean.
+DESCRIPTION_FILE = "hedge.json"
 
 
-def export(hedger, directory, version=1):
+def export(hedger, directory, version=None, training=None):
     """Writes `directory/<version>/`, a SavedModel for TensorFlow Serving, and checks it.
 
-    Its signature `serving_default` maps `spot` and `variance`, `[num_paths, num_steps]`, what was
-    observed at each trading time, to `action`, `[num_paths, num_steps, num_instruments]`, the
-    trades. The features and the availability of the instruments are computed inside.
+    Its signatures, with flat named tensors and the batch axis first, are those of `Signatures`:
+    `step`, which is also `serving_default`, from what is observed at a time and the states of the
+    last time to the trades, whether they are valid, and the next states; `initial_state`; and
+    `rollout`, all trades of a path. Feature scaling, masks and what can be traded when are inside,
+    and `hedge.json` beside it says what can be traded, in which units, in which range of
+    observations, and how the policy was trained. Of the folder `assets.extra` TensorFlow Serving
+    warms up; in `directory` stand its `models.config` and `batching.config`.
 
-    The folder appears only once it is complete and has been loaded again and given the same
-    trades as the hedger.
+    The folder appears only once it is complete and has been loaded again and given the same trades
+    as the hedger.
 
     Args:
         hedger: A `DeepHedger`.
         directory: Base folder, one subfolder for each version.
-        version: A positive integer.
+        version: A positive integer; None is the one after the highest in the base folder.
+        training: What is to be said of the training, JSON-ready.
 
     Returns:
         Path of the SavedModel.
@@ -35,32 +48,97 @@ def export(hedger, directory, version=1):
         FileExistsError: If that version is there already.
         RuntimeError: If the SavedModel does not do what the hedger does.
     """
-    problem, base = hedger.problem, Path(directory)
+    base = Path(directory)
+    if version is None:
+        version = max(versions(base), default=0) + 1
     target = base / str(checks.positive_integer("version", version))
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another version")
     base.mkdir(parents=True, exist_ok=True)
-
-    def observed(name):
-        return tf.TensorSpec([None, problem.num_steps], tf.float32, name)
-
-    def serve(spot, variance):
-        return {"action": hedger(problem.features(spot, variance))}
-
-    spot, variance = (x[:, :-1] for x in problem.simulate(num_paths=3, seed=0))
-    expected = serve(spot, variance)["action"]
-
-    archive = keras.export.ExportArchive()
-    archive.track(hedger)
-    archive.add_endpoint("serving_default", serve, [observed("spot"), observed("variance")])
+    name = base.resolve().name
+    signatures = Signatures(hedger)
     temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=base))
     try:
-        archive.write_out(str(temporary / "model"), verbose=False)
-        loaded = tf.saved_model.load(str(temporary / "model"))
-        action = loaded.signatures["serving_default"](spot=spot, variance=variance)["action"]
-        if not np.allclose(action, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()):
-            raise RuntimeError("the exported model's trades differ from the hedger's")
-        os.replace(temporary / "model", target)
+        model = temporary / "model"
+        save(signatures, model)
+        verify(tf.saved_model.load(str(model)).signatures, signatures)
+        write_json(model / DESCRIPTION_FILE, describe(signatures, training))
+        tf_serving.write_warm_up(model, name, signatures.specs)
+        tf_serving.write_configurations(base, name)
+        os.replace(model, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def versions(base):
+    """The versions in a base folder."""
+    folders = base.iterdir() if base.is_dir() else []
+    return [int(folder.name) for folder in folders if folder.name.isdecimal()]
+
+
+def save(signatures, path):
+    """Writes the SavedModel, `step` first, so that it is `serving_default` too."""
+    archive = keras.export.ExportArchive()
+    archive.track(signatures.hedger)
+    for name, specs in signatures.specs.items():
+        endpoint = tf.function(getattr(signatures, name), autograph=False)
+        endpoint.get_concrete_function(**specs)
+        archive.add_endpoint(name, endpoint)
+    archive.write_out(str(path), verbose=False)
+
+
+def verify(loaded, signatures, num_paths=3):
+    """Compares a loaded model's trades, both ways, with the hedger's.
+
+    Raises:
+        RuntimeError: If they differ.
+    """
+    problem = signatures.problem
+    spot, variance = (x[:, :-1] for x in problem.simulate(num_paths, seed=0))
+    expected = signatures.hedger(problem.features(spot, variance))
+    by_rollout = loaded["rollout"](spot=spot, variance=variance)["action"]
+    by_step = unroll(loaded, problem.claim.observables(spot), spot, variance)
+    for action in (by_rollout, by_step):
+        if not np.allclose(action, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()):
+            raise RuntimeError("the exported model's trades differ from the hedger's")
+
+
+def unroll(loaded, observables, spot, variance):
+    """The trades of all times, one call of `step` after the other."""
+    state = loaded["initial_state"](batch_size=tf.constant(len(spot)))
+    actions = []
+    for t in range(spot.shape[1]):
+        observed = {"spot": spot, "variance": variance, **observables}
+        observed = {name: x[:, t] for name, x in observed.items()}
+        result = loaded["step"](t=tf.fill([len(spot)], t), **observed, **state)
+        actions.append(result["action"])
+        state = {name: result[name] for name in state}
+    return tf.stack(actions, axis=1)
+
+
+def describe(signatures, training):
+    """What the numbers of the signatures mean, JSON-ready."""
+    problem = signatures.problem
+    return {
+        "instruments": [{"type": "underlying"}, *problem.instruments.describe()],
+        "num_steps": problem.num_steps,
+        "steps_per_year": 1.0 / problem.dt,
+        "units": {
+            "t": "time steps since the sale of the claim",
+            "spot": f"money; {problem.market.spot} at the sale",
+            "variance": "annual",
+            "accrued": "sum of the capped returns of the periods that have ended",
+            "action": "units bought (sold, if negative) for each unit of notional that is sold, "
+            "where one unit of the underlying and of what the options are on is worth 1 at the "
+            "sale",
+        },
+        "ranges": signatures.ranges,
+        "initial": signatures.start,
+        "states": signatures.state_sizes,
+        "market": dataclasses.asdict(problem.market),
+        "claim": {"type": type(problem.claim).__name__, **dataclasses.asdict(problem.claim)},
+        "objective": dataclasses.asdict(problem.objective),
+        "training": training,
+        "versions": {name: version_of(name) for name in ("tfhedge", "tensorflow", "keras")},
+    }

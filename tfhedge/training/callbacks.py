@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import signal
 import sys
 import time
@@ -12,25 +11,34 @@ import time
 import keras
 import numpy as np
 
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
+from tfhedge.curvature.report import CurvatureReport
+from tfhedge.files import write_bytes, write_text
 
-def write_bytes(path, content):
-    """Writes a file all at once: a reader sees the old or the new, never a half.
 
-    Args:
-        path: A `pathlib.Path`.
-        content: The contents.
+class OptimizerStatistics(keras.callbacks.Callback):
+    """Adds to the logs of each epoch how `DHKFAC` stands, for TensorBoard, CSVLogger and the like.
+
+    They are `step_size`, `momentum_used`, `trust_region` and `damping`, and for each layer
+    `largest_eigenvalue_<layer>`, `mean_eigenvalue_<layer>` and `smallest_eigenvalue_<layer>` of its
+    block, before damping, with the `condition_<layer>` after. Of other optimizers it says nothing.
+
+    It stands before the other callbacks of `fit`, so that they see what it adds.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
-
-def write_text(path, text):
-    """As `write_bytes`, for text."""
-    write_bytes(path, text.encode())
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the statistics to the logs."""
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, KroneckerOptimizer):
+            return
+        names = ("step_size", "momentum_used", "damping")
+        logs.update({x: float(getattr(optimizer, x)) for x in names if hasattr(optimizer, x)})
+        logs["trust_region"] = float(optimizer.trust_region_now())
+        for block in CurvatureReport.of(optimizer).blocks:
+            layer = block.weights[0].split("/")[-2]
+            for name in ("largest", "mean", "smallest"):
+                logs[f"{name}_eigenvalue_{layer}"] = getattr(block, name)
+            logs[f"condition_{layer}"] = block.condition
 
 
 class RunHistory(keras.callbacks.Callback):
@@ -89,11 +97,7 @@ class RunHistory(keras.callbacks.Callback):
         first, began = max(x for x in (self.epoch, self.first_step) if x[0] < self.step)
         step_seconds = (self.steps_ended - began) / (self.step - first)
         self.training_seconds += (self.step - self.epoch[0]) * step_seconds
-        optimizer = self.model.optimizer
         row = {"step": self.step, **{name: float(value) for name, value in logs.items()}}
-        for name in ("step_size", "momentum_used"):
-            if hasattr(optimizer, name):
-                row[name] = float(getattr(optimizer, name))
         times = {
             "seconds": now - self.started,
             "training_seconds": self.training_seconds,

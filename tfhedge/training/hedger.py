@@ -54,12 +54,14 @@ class HedgeMetric(keras.metrics.Metric):
         return {"loss": loss, "pnl_std": tf.sqrt(variance), "cost": cost}
 
 
+@keras.saving.register_keras_serializable("tfhedge")
 class DeepHedger(keras.Model):
     """Trains a policy on a hedging problem.
 
     An ordinary Keras model: `compile` with a `DHKFAC` or any other Keras optimizer, `fit` on
-    `problem.dataset(...)`. The loss is the problem's objective on each batch, the metrics are
-    `loss`, `pnl_std` and `cost`, in training by `DHKFAC` also its `rejected_steps`.
+    `problem.dataset(...)`, `save` as a `.keras` file, with the problem and the optimizer's state.
+    The loss is the problem's objective on each batch, the metrics are `loss`, `pnl_std` and `cost`,
+    in training by `DHKFAC` also its `rejected_steps`.
 
     Args:
         problem: The `HedgingProblem`.
@@ -95,8 +97,16 @@ class DeepHedger(keras.Model):
         self.build((None, problem.num_steps, problem.num_features))
 
     def build(self, features_shape):
-        """Creates the policy's weights."""
-        self.policy.build(features_shape, self.problem.availability.shape)
+        """Creates the policy's weights, unless it has those of another hedger or of a file."""
+        if not self.policy.built:
+            self.policy.build(features_shape, self.problem.availability.shape)
+        there = self.policy.cell.num_instruments, self.policy.num_features
+        here = self.problem.num_instruments, self.problem.num_features
+        if there != here:
+            raise ValueError(
+                "Expected a policy for the problem's numbers of instruments and features, "
+                f"{here}. Received one that was built for {there}"
+            )
 
     @property
     def metrics(self):
@@ -105,7 +115,10 @@ class DeepHedger(keras.Model):
 
     def compile(self, optimizer="adam", jit_compile=False, **kwargs):
         """Sets the optimizer; XLA is off unless asked for, as Keras' loop over time loses by it."""
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        # Keras would wrap the optimizer to scale the loss of float16; `train_step` does it.
+        super().compile(
+            optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs
+        )
         obstacle = "the whole step is compiled" if jit_compile else self.policy.compiled.obstacle()
         self._compiles_policy = obstacle is None
         if obstacle:
@@ -114,6 +127,30 @@ class DeepHedger(keras.Model):
             logger.info("The policy is compiled, in %d lanes", self.policy.compiled.num_lanes)
         # State that is made while `train_step` is traced would have it traced twice.
         self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self):
+        """The arguments of `compile` that make it again."""
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says."""
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(optimizer=optimizer, jit_compile=config["jit_compile"])
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        parts = {"problem": self.problem, "policy": self.policy}
+        encoded = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return {"name": self.name, **encoded}
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` was of."""
+        decode = keras.saving.deserialize_keras_object
+        return cls(**{name: decode(value) for name, value in config.items()})
 
     def fit(self, *args, shuffle=False, **kwargs):
         """Trains; paths are independent of each other, so that there is nothing to shuffle."""
@@ -134,13 +171,13 @@ class DeepHedger(keras.Model):
             Actions, `[num_paths, num_steps, num_instruments]`.
         """
         if not self._compiles_policy:
-            return self(features)
+            return tf.cast(self(features), self.policy.variable_dtype)
         return self.policy.compiled(features, self.problem.availability, differentiable)
 
     def _outcome(self, features, returns, payoff):
         """P&L and cost of each path, and the compiled `ForwardPass`, if there was one."""
         if not self._compiles_policy:
-            actions = self(features)
+            actions = self.actions(features)
             return self.problem.pnl(actions, returns, payoff), self.problem.cost(actions), None
         forward_pass = self.policy.compiled.forward(features, self.problem.availability)
         gains, cost = forward_pass.gains_and_costs(returns, self.problem.costs)
@@ -152,7 +189,11 @@ class DeepHedger(keras.Model):
         with tf.GradientTape() as tape:
             pnl, cost, forward_pass = self._outcome(features, returns, payoff)
             loss = self.problem.objective.loss(pnl, cost)
-        gradients = tape.gradient(loss, self.trainable_variables)
+            # What one path of many adds to a gradient may be too little for float16.
+            half = self.policy.compute_dtype == "float16"
+            scale = tf.cast(tf.size(pnl) if half else 1, loss.dtype)
+            scaled_loss = scale * self.optimizer.scale_loss(loss)
+        gradients = [x / scale for x in tape.gradient(scaled_loss, self.trainable_variables)]
         if isinstance(self.optimizer, KroneckerOptimizer):
             curvature = GaussNewton(
                 self.problem, self.policy, features, returns, tf.abs(loss), forward_pass
@@ -173,6 +214,11 @@ class DeepHedger(keras.Model):
             self.problem.pnl(actions, returns, payoff), self.problem.cost(actions)
         )
         return self.hedge_metric.result()
+
+    def predict_step(self, data):
+        """The actions of one batch."""
+        features, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        return self.actions(tf.cast(features, self.policy.variable_dtype), differentiable=False)
 
     def evaluate_hedge(self, num_paths=20_000, seed=(0, 2), batch_size=2048):
         """Compares the policy with no hedge and with itself without its option trades.

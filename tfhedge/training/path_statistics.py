@@ -20,10 +20,8 @@ class PathStatistics(keras.callbacks.Callback):
 
       with L the loss of all N paths, so that the mean of h_i is the gradient of L;
 
-    and for `DHKFAC`, with the gradient g, the preconditioner \hat B and v = \hat B^{-1} g,
-
-    - `largest_eigenvalue_<layer>` of each block of \hat B, before shrinkage: the largest of D;
-    - `overshoot`, v' B v / v' \hat B v: how far \hat B underestimates the Gauss-Newton matrix B
+    - and for `DHKFAC`, with the gradient g, the preconditioner \hat B and v = \hat B^{-1} g,
+      `overshoot`, v' B v / v' \hat B v: how far \hat B underestimates the Gauss-Newton matrix B
       along its own step.
 
     It stands before the other callbacks of `fit`, so that they see what it adds.
@@ -63,9 +61,6 @@ class PathStatistics(keras.callbacks.Callback):
         slopes *= tf.cast(tf.shape(slopes)[0], slopes.dtype)
         result = {"gradient_variance": self._gradient_variance(features, slopes)}
         if isinstance(optimizer, KroneckerOptimizer):
-            layers = hedger.policy.cell.linear_layers
-            for layer, block in zip(layers, optimizer.blocks, strict=True):
-                result[f"largest_eigenvalue_{layer.name}"] = tf.reduce_max(block.diagonal)
             direction = optimizer.precondition(gradients)
             curvature = GaussNewton(problem, hedger.policy, features, returns, tf.abs(loss))
             exact = curvature.gram([direction], self.num_quadratic_paths)[0, 0]

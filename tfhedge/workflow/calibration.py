@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import io
-import json
 import warnings
 
 from tfhedge.evaluation import figures
+from tfhedge.files import write_json, write_text
 from tfhedge.market.calibration import calibrate
 from tfhedge.market.reading import read_chain
-from tfhedge.training.callbacks import write_text
 from tfhedge.workflow.run import make_folder
 
 MARKET_FILE = "heston.json"
@@ -76,5 +75,5 @@ def run(chain, config, folder):
     write_text(folder / "report.txt", f"{calibration}\n")
     figures.smiles(calibration).savefig(folder / "smiles.png", dpi=150)
     market = dataclasses.asdict(calibration.market)
-    write_text(folder / MARKET_FILE, json.dumps(market, indent=2) + "\n")
+    write_json(folder / MARKET_FILE, market)
     return calibration

@@ -31,8 +31,8 @@ SEARCH_GRIDS = {
 # The options that can be traded.
 GRIDS = ("floating", "fixed")
 
-# What a run is continued from.
-CHECKPOINT_FILE = "checkpoint.npz"
+# What a run is continued from, with which settings.
+CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.npz", "config.json"
 
 # Under these headings the command line explains the settings.
 TRAINING = "training"
@@ -215,8 +215,8 @@ class ExperimentConfig:
         return SweepConfig(run=run, trials=self.trials)
 
 
-def read_config(folder):
-    """Reads the settings of a run that is to be continued.
+def read_settings(folder):
+    """Reads the settings of a run.
 
     Args:
         folder: The run's folder, a `pathlib.Path`.
@@ -225,19 +225,59 @@ def read_config(folder):
         The `RunConfig`.
 
     Raises:
-        ValueError: If the folder holds something else, or the run has ended by itself.
+        ValueError: If the folder holds something else.
         OSError: If there is no such folder, or it cannot be read.
     """
-    path, summary = folder / "config.json", folder / "summary.json"
+    path = folder / CONFIG_FILE
     try:
-        config = RunConfig(**json.loads(path.read_text()))
+        return RunConfig(**json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"Expected the settings of a run. Received: {path}, {error}") from error
+
+
+def resumed_settings(folder, given):
+    """Reads the settings of a run that is to be continued.
+
+    Args:
+        folder: The run's folder, a `pathlib.Path`.
+        given: Settings that the user expects it to have, by name.
+
+    Returns:
+        The `RunConfig`.
+
+    Raises:
+        ValueError: If it has others, or the run has ended by itself, or the folder holds something
+            else.
+        OSError: If there is no such folder, or it cannot be read.
+    """
+    config, summary = read_settings(folder), folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["stopped_by"] != "interrupted":
         raise ValueError(f"{folder} holds a run that has ended: there is nothing to continue")
-    if not (folder / CHECKPOINT_FILE).exists():
-        raise ValueError(f"{folder} holds no checkpoint yet: begin the run anew, elsewhere")
+    if differing := differences({name: getattr(config, name) for name in given}, given):
+        raise ValueError(f"{folder} holds a run with other settings: {differing}")
     return config
+
+
+def differences(there, here):
+    """What differs between two configurations, in one line, empty if nothing does.
+
+    Args:
+        there: The settings of a folder, as JSON has them.
+        here: Those given now.
+
+    >>> differences({"run": {"seed": 0, "units": 8}}, {"run": {"seed": 1, "units": 8}})
+    'run.seed is 0 there and 1 here'
+    """
+    nothing, found = object(), []
+    for name in dict.fromkeys([*there, *here]):
+        old, new = there.get(name, nothing), here.get(name, nothing)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = differences(old, new)
+            found += [f"{name}.{part}" for part in inner.split(", ") if part]
+        elif old != new:
+            old, new = ("missing" if x is nothing else x for x in (old, new))
+            found.append(f"{name} is {old} there and {new} here")
+    return ", ".join(found)
 
 
 def read_market(path):

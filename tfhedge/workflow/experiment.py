@@ -9,7 +9,7 @@ import statistics
 import keras
 
 from tfhedge.evaluation import figures
-from tfhedge.training.callbacks import write_text
+from tfhedge.files import write_json, write_text
 from tfhedge.training.path_statistics import PathStatistics
 from tfhedge.workflow.config import OPTIMIZERS
 from tfhedge.workflow.machine import machine
@@ -101,7 +101,7 @@ def run_seed(config, folder, make=make_hedger, **stop_options):
         **{name: history.rows[-1][name] for name in ("step", "seconds", "training_seconds")},
         "machine": machine(),
     }
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(folder / "summary.json", summary)
 
 
 def seeds(config):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE
+from tfhedge.files import create_json, write_json
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
@@ -22,15 +23,15 @@ from tfhedge.policy.rollout import RecurrentPolicy
 from tfhedge.serving.export import export
 from tfhedge.training.callbacks import (
     Checkpoint,
+    OptimizerStatistics,
     RunHistory,
     Stop,
     patient_interrupt,
     restore,
-    write_text,
 )
 from tfhedge.training.hedger import DeepHedger
 from tfhedge.training.schedules import WarmUpExponentialDecay
-from tfhedge.workflow.config import CHECKPOINT_FILE
+from tfhedge.workflow.config import CHECKPOINT_FILE, CONFIG_FILE, differences, read_settings
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
@@ -122,24 +123,43 @@ def make_folder(folder, config):
         OSError: If it holds files already, or cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder for this run")
-    with open(folder / "config.json", "x") as file:  # fails if another run has just done the same
-        json.dump(dataclasses.asdict(config), file, indent=2)
+    create_json(folder / CONFIG_FILE, dataclasses.asdict(config))
 
 
 def open_folder(folder, config):
     """Makes the folder, or finds it as it was made with the same configuration.
 
     Raises:
-        ValueError: If it was made with another one.
+        ValueError: If it was made with another one, with the differences.
         OSError: As `make_folder`.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.exists():
-        make_folder(folder, config)
-    elif json.loads(path.read_text()) != json.loads(json.dumps(dataclasses.asdict(config))):
-        raise ValueError(f"{folder} holds the results of other settings: choose another folder")
+        return make_folder(folder, config)
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    if differing := differences(json.loads(path.read_text()), settings):
+        raise ValueError(f"{folder} holds the results of other settings: {differing}")
+
+
+def load_run(folder):
+    """The hedger of a run's last checkpoint, and what the run's summary says.
+
+    Args:
+        folder: The run's folder, a `pathlib.Path`.
+
+    Returns:
+        A compiled `DeepHedger`, and the contents of `summary.json`, None if there is none.
+
+    Raises:
+        ValueError: If the folder holds something else.
+        OSError: If there is no such folder, or no checkpoint in it.
+    """
+    hedger = make_hedger(read_settings(folder))
+    restore(folder / CHECKPOINT_FILE, hedger)
+    summary = folder / "summary.json"
+    return hedger, json.loads(summary.read_text()) if summary.exists() else None
 
 
 def train(hedger, config, folder):
@@ -166,9 +186,6 @@ def train(hedger, config, folder):
             report = hedger.evaluate_hedge(
                 config.test_paths, (config.seed, TEST), config.batch_size
             )
-            shutil.rmtree(folder / "saved_model", ignore_errors=True)  # of an interrupted run
-            export(hedger, folder / "saved_model")
-            draw(folder, history.rows, report)
         summary = {
             "steps": history.rows[-1]["step"],
             "stopped_by": stop.reason,
@@ -176,7 +193,11 @@ def train(hedger, config, folder):
             "seed": config.seed,
             **(statistics(report) if report else {}),
         }
-        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if report:
+            shutil.rmtree(folder / "saved_model", ignore_errors=True)  # of an interrupted run
+            export(hedger, folder / "saved_model", training=summary)
+            draw(folder, history.rows, report)
+        write_json(folder / "summary.json", summary)
     return summary, report
 
 
@@ -213,7 +234,13 @@ def fit(hedger, config, folder, callbacks=(), **stop_options):
             epochs=math.ceil(config.steps / config.validate_every),
             steps_per_epoch=config.validate_every,
             validation_data=validation.cache(),
-            callbacks=[*callbacks, history, stop, Checkpoint(checkpoint, history, stop)],
+            callbacks=[
+                OptimizerStatistics(),
+                *callbacks,
+                history,
+                stop,
+                Checkpoint(checkpoint, history, stop),
+            ],
             verbose=0,
         )
     return history, stop

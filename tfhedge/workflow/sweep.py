@@ -9,7 +9,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from tfhedge.training.callbacks import write_text
+from tfhedge.files import write_json
 from tfhedge.workflow.config import SEARCH_GRIDS
 from tfhedge.workflow.run import fit, make_hedger, open_folder
 
@@ -51,7 +51,7 @@ def sweep(config, folder):
     if not finished:
         raise RuntimeError(f"every trial of {config.run.optimizer} diverged: see {folder}")
     outcome["best"] = min(finished, key=lambda trial: trial["best_val_loss"])
-    write_text(path, json.dumps(outcome, indent=2) + "\n")
+    write_json(path, outcome)
     return outcome
 
 

@@ -1,0 +1,123 @@
+"""Asks a served policy for trades."""
+
+import json
+import urllib.error
+import urllib.request
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+
+class HedgeClient:
+    """A client of TensorFlow Serving, for what `export` has written.
+
+    Args:
+        address: `host:port` of the server's gRPC, or the `http://host:port` of its REST.
+        model: The model's name, that of its base folder.
+        version: The version to ask, or None for the latest.
+        timeout: Seconds after which an answer has not come.
+
+    Raises:
+        RuntimeError: In each method, if the server cannot be reached or refuses the request.
+
+    Example:
+        client = HedgeClient("localhost:8500", "cliquet")
+        state = client.initial_state(batch_size=1)
+        state = client.step(
+            t=0, spot=1.0, variance=0.0625, spot_at_last_reset=1.0, accrued=0.0, **state
+        )
+        trades, valid = state.pop("action"), state.pop("valid")  # what is left is for the next step
+    """
+
+    def __init__(self, address, model, version=None, timeout=10.0):
+        self.model = model
+        self.version = version
+        self.timeout = timeout
+        self._predict = self._by_rest if "://" in address else self._by_grpc
+        if "://" in address:
+            versions = f"/versions/{version}" if version else ""
+            self.url = f"{address.rstrip('/')}/v1/models/{model}{versions}"
+        else:
+            channel = grpc.insecure_channel(address)
+            self.stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def initial_state(self, batch_size):
+        """The states before the first time.
+
+        Args:
+            batch_size: Number of paths.
+
+        Returns:
+            Arrays `[batch_size, size]` by name.
+        """
+        # A server that batches needs an entry for each path.
+        return self._predict("initial_state", {"batch_size": np.ones(batch_size, np.int32)})
+
+    def step(self, t, **inputs):
+        """The trades at one time.
+
+        Args:
+            t: Time in steps, an integer or `[batch]`.
+            **inputs: What is observed, numbers or `[batch]`, and the states, `[batch, size]`.
+
+        Returns:
+            `action`, `[batch, num_instruments]`, `valid`, `[batch]`, and the next states, by name.
+        """
+        inputs = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
+        batch_size = max(len(x) for x in inputs.values() if x.ndim)
+        inputs = {"t": np.asarray(t, np.int32), **inputs}
+        for name, x in inputs.items():
+            inputs[name] = x if x.ndim else np.repeat(x, batch_size)
+        return self._predict("step", inputs)
+
+    def rollout(self, spot, variance):
+        """The trades at all times of paths, which may be NaN where they are not known yet.
+
+        Args:
+            spot: Prices of the underlying, `[batch, num_steps]`.
+            variance: Instantaneous variance, `[batch, num_steps]`.
+
+        Returns:
+            `action`, `[batch, num_steps, num_instruments]`, and `valid`, `[batch, num_steps]`.
+        """
+        inputs = {"spot": spot, "variance": variance}
+        return self._predict("rollout", {name: np.float32(x) for name, x in inputs.items()})
+
+    def _by_grpc(self, signature, inputs):
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self.model
+        request.model_spec.signature_name = signature
+        if self.version:
+            request.model_spec.version.value = self.version
+        for name, x in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(x))
+        try:
+            response = self.stub.Predict(request, self.timeout)
+        except grpc.RpcError as error:
+            raise RuntimeError(f"{signature}: {error.code().name}, {error.details()}") from error
+        return {name: tf.make_ndarray(x) for name, x in response.outputs.items()}
+
+    def _by_rest(self, signature, inputs):
+        inputs = {name: x.tolist() for name, x in inputs.items()}
+        body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+        outputs = self._ask(f"{self.url}:predict", body)["outputs"]
+        if isinstance(outputs, list):  # a single output comes without its name
+            outputs = {self._only_output(signature): outputs}
+        outputs = {name: np.asarray(x) for name, x in outputs.items()}
+        return {name: x if x.dtype == bool else np.float32(x) for name, x in outputs.items()}
+
+    def _only_output(self, signature):
+        metadata = self._ask(f"{self.url}/metadata")["metadata"]
+        (name,) = metadata["signature_def"]["signature_def"][signature]["outputs"]
+        return name
+
+    def _ask(self, url, body=None):
+        try:
+            with urllib.request.urlopen(url, body, self.timeout) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(f"{url}: {error}, {error.read().decode()}") from error
+        except OSError as error:
+            raise RuntimeError(f"{url}: {error}") from error

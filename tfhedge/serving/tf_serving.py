@@ -1,0 +1,98 @@
+"""What TensorFlow Serving reads beside a SavedModel: settings, and requests to warm up by."""
+
+import shlex
+
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from tfhedge.files import write_text
+
+# Requests are joined into batches, which are filled up to one of these sizes.
+BATCH_SIZES = (1, 8, 64, 512, 4096)
+
+# Files in the base folder, whose versions are the server's.
+MODELS_FILE, BATCHING_FILE = "models.config", "batching.config"
+
+_BATCHING = """\
+# Requests that wait are joined, up to {largest} paths; none waits for another that has not come.
+max_batch_size {{ value: {largest} }}
+batch_timeout_micros {{ value: 0 }}
+max_enqueued_batches {{ value: 100 }}
+num_batch_threads {{ value: 2 }}
+"""
+
+
+def write_configurations(base, name):
+    """Writes `models.config` and `batching.config`, as `docker_command` mounts them.
+
+    Args:
+        base: The model's base folder, a `pathlib.Path`.
+        name: The model's name.
+    """
+    models = model_server_config_pb2.ModelServerConfig()
+    model = models.model_config_list.config.add()
+    model.name, model.base_path, model.model_platform = name, f"/models/{name}", "tensorflow"
+    write_text(base / MODELS_FILE, text_format.MessageToString(models))
+    sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in BATCH_SIZES)
+    write_text(base / BATCHING_FILE, _BATCHING.format(largest=BATCH_SIZES[-1]) + sizes)
+
+
+def write_warm_up(model, name, specs):
+    """Writes the requests that a server answers before it takes any others.
+
+    There is one for each signature and batch size. All numbers are one: of `initial_state` that
+    asks for one path in each row, and what is out of range takes the same operations.
+
+    Args:
+        model: Folder of the SavedModel, a `pathlib.Path`.
+        name: The model's name.
+        specs: The inputs of each signature, `tf.TensorSpec` by name.
+    """
+    folder = model / "assets.extra"
+    folder.mkdir()
+    path = str(folder / "tf_serving_warmup_requests")
+    with tf.io.TFRecordWriter(path) as writer:
+        for signature, inputs in [("serving_default", specs["step"]), *specs.items()]:
+            for size in BATCH_SIZES:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = name
+                request.model_spec.signature_name = signature
+                for key, spec in inputs.items():
+                    request.inputs[key].CopyFrom(constant(spec, size))
+                log = prediction_log_pb2.PredictLog(request=request)
+                record = prediction_log_pb2.PredictionLog(predict_log=log)
+                writer.write(record.SerializeToString())
+
+
+def constant(spec, size):
+    """A tensor of ones as a proto, which holds a single one of them."""
+    shape = [size, *spec.shape[1:]] if spec.shape.rank else [size]
+    return tf.make_tensor_proto(1, spec.dtype, shape)
+
+
+def docker_command(base):
+    r"""The command that serves all versions in a model's base folder.
+
+    Args:
+        base: The folder, a `pathlib.Path`.
+
+    Returns:
+        The command; it serves gRPC at port 8500 and REST at port 8501.
+
+    >>> from pathlib import Path
+    >>> print(docker_command(Path("/srv/models/cliquet")).splitlines()[1].strip())
+    --mount type=bind,source=/srv/models/cliquet,target=/models/cliquet,readonly \
+    """
+    base = base.resolve()
+    inside = f"/models/{base.name}"
+    return " \\\n    ".join(
+        [
+            "docker run --rm -p 8500:8500 -p 8501:8501",
+            f"--mount type=bind,source={shlex.quote(str(base))},target={inside},readonly",
+            "tensorflow/serving",
+            f"--model_config_file={inside}/{MODELS_FILE}",
+            f"--enable_batching --batching_parameters_file={inside}/{BATCHING_FILE}",
+        ]
+    )
