@@ -18,6 +18,7 @@ TABLE = {
     "tfhedge.checks": [],
     "tfhedge.files": [],
     "tfhedge.serialization": [],
+    "tfhedge.replicas": [],
     "tfhedge.numerics": [],
     "tfhedge.market": [],  # only its __init__: each module has a row
     "tfhedge.market.affine": ["tfhedge.numerics"],
@@ -75,7 +76,12 @@ TABLE = {
     "tfhedge.policy": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.curvature": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
-    "tfhedge.training": ["tfhedge.evaluation", "tfhedge.curvature", "tfhedge.files"],
+    "tfhedge.training": [
+        "tfhedge.evaluation",
+        "tfhedge.curvature",
+        "tfhedge.files",
+        "tfhedge.replicas",
+    ],
     "tfhedge.serving": ["tfhedge.policy", "tfhedge.files"],
     "tfhedge": [  # its __init__, the public names
         "tfhedge.training",

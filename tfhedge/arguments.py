@@ -37,6 +37,18 @@ def add_train(commands):
         metavar="FILE",
         help="heston.json of `tfhedge calibrate`: the market",
     )
+    parser.add_argument(
+        "--workers",
+        type=lambda text: text.split(","),
+        metavar="HOST:PORT,...",
+        help="share each batch among processes at these addresses, each started by this command",
+    )
+    parser.add_argument(
+        "--worker",
+        type=int,
+        metavar="INT",
+        help="which of the workers this is, from 0; the first keeps what the run leaves",
+    )
     add_settings(parser, PRESETS)
     return parser
 

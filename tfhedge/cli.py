@@ -1,5 +1,6 @@
 """The command line: reads arguments, prints results."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -8,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,37 +102,68 @@ def show_log():
 
 def train(parser, options):
     """Runs `tfhedge train` and returns its exit status."""
-    settings = given_settings(options)
     preset = options.preset or "demo"
     folder = options.resume or options.out or Path("runs", f"{preset}-{now()}")
     set_up_tensorflow()
     show_log()
-    try:
-        if options.market:
-            settings = read_market(options.market) | settings
-        if options.resume:
-            if options.preset or options.out:
-                parser.error("--resume takes preset and folder from the run: leave out the others")
-            config = resumed_settings(folder, settings)
+    with contextlib.ExitStack() as stack:
+        if options.worker:  # the first keeps the results
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            config = dataclasses.replace(PRESETS[preset], **settings)
-        run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
-        hedger = run.make_hedger(config)
-        if not options.resume:
-            run.make_folder(folder, config)
-    except (ArithmeticError, MemoryError) as error:
-        parser.error(f"a setting is too large or too small to compute with: {error}")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    title = f"{folder} continued" if options.resume else f"{preset} preset, folder {folder}"
-    print(f"{config.optimizer}, seed {config.seed}, {title}\n")
-    summary, report = run.train(hedger, config, folder)
+            scratch = None
+        try:
+            run, hedger, config = start(parser, options, folder, scratch)
+        except (ArithmeticError, MemoryError) as error:
+            parser.error(f"a setting is too large or too small to compute with: {error}")
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        title = f"{folder} continued" if options.resume else f"{preset} preset, folder {folder}"
+        print(f"{config.optimizer}, seed {config.seed}, {title}\n")
+        try:
+            summary, report = run.train(hedger, config, scratch or folder)
+        except RuntimeError as error:
+            print(f"{parser.prog}: {error}; --resume {folder} goes on", file=sys.stderr)
+            return 1
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
         print(f"tfhedge train: training diverged, the loss is not finite; {done}", file=sys.stderr)
         return 1
     print(f"\n{report}\n\n{done}")
     return 130 if summary["stopped_by"] == "interrupted" else 0
+
+
+def start(parser, options, folder, scratch):
+    """Makes, or finds, what `tfhedge train` is to train.
+
+    Args:
+        parser: The command's parser.
+        options: Its arguments.
+        folder: The run's folder.
+        scratch: The folder of a worker that keeps nothing, else None.
+
+    Returns:
+        The module that runs, the hedger and its configuration.
+    """
+    settings = given_settings(options)
+    if options.market:
+        settings = read_market(options.market) | settings
+    if options.resume:
+        if options.preset or options.out:
+            parser.error("--resume takes preset and folder from the run: leave out the others")
+        config = resumed_settings(folder, settings)
+    else:
+        config = dataclasses.replace(PRESETS[options.preset or "demo"], **settings)
+    run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
+    strategy = None
+    if options.workers or options.worker is not None:
+        workers = importlib.import_module("tfhedge.workflow.workers")
+        strategy = workers.connect(options.workers or [], options.worker, config)
+    hedger = run.make_hedger(config, strategy=strategy)
+    if scratch and options.resume:
+        run.copy_checkpoint(folder, scratch)
+    elif not options.resume:
+        run.make_folder(scratch or folder, config)
+    return run, hedger, config
 
 
 def sweep(parser, options):

@@ -33,8 +33,9 @@ def serializable(cls):
 
     def from_config(cls, config):
         """The object that `get_config` was of."""
-        decode = keras.saving.deserialize_keras_object
-        return cls(**{name: decode(value) for name, value in config.items()})
+        values = {name: keras.saving.deserialize_keras_object(x) for name, x in config.items()}
+        # Keras makes lists of tuples.
+        return cls(**{k: tuple(x) if isinstance(x, list) else x for k, x in values.items()})
 
     cls.get_config, cls.from_config = get_config, classmethod(from_config)
     return keras.saving.register_keras_serializable("tfhedge")(cls)

@@ -31,6 +31,8 @@ _CHUNK = 256
 # What the variables may take, and up to where they are as exact as the policy.
 _MAX_BYTES = 1_000_000_000
 _MAX_EXACT_BYTES = 100_000_000
+# Paths of a batch of which the graph does not know how many it has: there is memory for so many.
+_PRESUMED_PATHS = 8192
 
 
 class CompiledRollout:
@@ -115,13 +117,14 @@ class CompiledRollout:
         dtypes = [features.dtype] * 2
         for bias in weights[3:-2:2]:
             sizes += [bias.shape[0], bias.shape[0] // 4, bias.shape[0] // 4]
-        num_paths = math.inf if num_turns is None else num_turns * self.num_lanes * chunk
+        num_turns = num_turns or math.ceil(_PRESUMED_PATHS / (self.num_lanes * chunk))
+        num_paths = num_turns * self.num_lanes * chunk
         exact = sum(sizes) * features.dtype.size * num_steps * num_paths <= _MAX_EXACT_BYTES
         half = features.dtype == tf.float32 and not exact
         dtypes += [tf.float16 if half else features.dtype] * (len(sizes) - 2)
         bytes_of_path = sum(size * dtype.size for size, dtype in zip(sizes, dtypes, strict=True))
         num_slots = max(1, _MAX_BYTES // (self.num_lanes * chunk * num_steps * bytes_of_path))
-        num_slots = min(num_slots, num_turns or num_slots)
+        num_slots = min(num_slots, num_turns)
         key = num_slots, num_steps, chunk, tuple(dtypes)
         if key not in self._lanes:
             # In a thread of its own, where no graph is being built: `tf.function` allows the making

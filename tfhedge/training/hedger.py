@@ -6,6 +6,7 @@ import logging
 import keras
 import tensorflow as tf
 
+from tfhedge import replicas
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
@@ -93,7 +94,7 @@ class DeepHedger(keras.Model):
         self.problem = problem
         self.policy = policy
         self.hedge_metric = HedgeMetric(problem.objective)
-        self._compiles_policy = False
+        self._compiles_policy, self._strategy = False, None
         self.build((None, problem.num_steps, problem.num_features))
 
     def build(self, features_shape):
@@ -113,13 +114,23 @@ class DeepHedger(keras.Model):
         """The one metric, which `fit` resets at each epoch."""
         return [self.hedge_metric]
 
-    def compile(self, optimizer="adam", jit_compile=False, **kwargs):
-        """Sets the optimizer; XLA is off unless asked for, as Keras' loop over time loses by it."""
+    def compile(self, optimizer="adam", jit_compile=False, strategy=None, **kwargs):
+        """Sets how `fit` trains.
+
+        Args:
+            optimizer: A `DHKFAC`, or any other Keras optimizer.
+            jit_compile: Whether XLA compiles the whole step; Keras' loop over time loses by it.
+            strategy: A `tf.distribute.Strategy` whose replicas share each batch. The model is made
+                outside of its scope: each process has its own, does with it what the others do, and
+                is given the whole batch.
+            **kwargs: As for any Keras model.
+        """
         # Keras would wrap the optimizer to scale the loss of float16; `train_step` does it.
         super().compile(
             optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs
         )
-        obstacle = "the whole step is compiled" if jit_compile else self.policy.compiled.obstacle()
+        self._strategy = strategy
+        obstacle = self._obstacle()
         self._compiles_policy = obstacle is None
         if obstacle:
             logger.warning("The policy is not compiled, and slower: %s", obstacle)
@@ -127,6 +138,14 @@ class DeepHedger(keras.Model):
             logger.info("The policy is compiled, in %d lanes", self.policy.compiled.num_lanes)
         # State that is made while `train_step` is traced would have it traced twice.
         self.optimizer.build(self.trainable_variables)
+
+    def _obstacle(self):
+        """Why the policy cannot go by the compiled route, or None."""
+        if self.jit_compile:
+            return "the whole step is compiled"
+        if self._strategy and len(self._strategy.extended.worker_devices) > 1:
+            return "several replicas share this process"
+        return self.policy.compiled.obstacle()
 
     def get_compile_config(self):
         """The arguments of `compile` that make it again."""
@@ -184,16 +203,16 @@ class DeepHedger(keras.Model):
         return gains - payoff, cost, forward_pass
 
     def train_step(self, data):
-        """One step of the optimizer on one batch."""
-        features, returns, payoff = self._unpack(data)
-        with tf.GradientTape() as tape:
-            pnl, cost, forward_pass = self._outcome(features, returns, payoff)
-            loss = self.problem.objective.loss(pnl, cost)
-            # What one path of many adds to a gradient may be too little for float16.
-            half = self.policy.compute_dtype == "float16"
-            scale = tf.cast(tf.size(pnl) if half else 1, loss.dtype)
-            scaled_loss = scale * self.optimizer.scale_loss(loss)
-        gradients = [x / scale for x in tape.gradient(scaled_loss, self.trainable_variables)]
+        """One step of the optimizer on one batch, of which each replica has its share."""
+        features, returns, _ = batch = self._unpack(data)
+        if self._strategy is None:
+            loss, pnl, cost, gradients, forward_pass = self._gradients(*batch)
+        else:
+            results = self._strategy.run(lambda *batch: self._gradients(*batch)[:-1], args=batch)
+            loss, pnl, cost, gradients = tf.nest.map_structure(
+                lambda x: self._strategy.experimental_local_results(x)[0], results
+            )
+            forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
             curvature = GaussNewton(
                 self.problem, self.policy, features, returns, tf.abs(loss), forward_pass
@@ -205,6 +224,26 @@ class DeepHedger(keras.Model):
             more = {}
         self.hedge_metric.update_state(pnl, cost)
         return self.hedge_metric.result() | more
+
+    def _gradients(self, *batch):
+        """Loss, P&L and cost of a batch, the gradients, and the pass through this replica's paths.
+
+        The mean of the P&L is that of all replicas' paths before any gradient is taken.
+        """
+        with tf.GradientTape() as tape:
+            *shares, forward_pass = self._outcome(*map(replicas.share, batch))
+        pnl, cost = map(replicas.gather, shares)
+        with tf.GradientTape() as loss_tape:
+            loss_tape.watch([pnl, cost])
+            loss = self.problem.objective.loss(pnl, cost)
+        slopes = [replicas.share(x) for x in loss_tape.gradient(loss, [pnl, cost])]
+        # What one path of many adds to a gradient may be too little for float16.
+        half = self.policy.compute_dtype == "float16"
+        scale = tf.cast(tf.size(pnl) if half else 1, loss.dtype)
+        slopes = [scale * self.optimizer.scale_loss(x) for x in slopes]
+        gradients = tape.gradient(shares, self.trainable_variables, slopes)
+        gradients = replicas.add([x / scale for x in gradients])
+        return loss, pnl, cost, gradients, forward_pass
 
     def test_step(self, data):
         """Adds one batch to the metrics."""

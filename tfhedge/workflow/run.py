@@ -95,7 +95,7 @@ def make_optimizer(config):
     return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
 
 
-def make_hedger(config, problem=None, policy=None, optimizer=None):
+def make_hedger(config, problem=None, policy=None, optimizer=None, strategy=None):
     """A compiled `DeepHedger`, its weights drawn with the configuration's seed.
 
     Args:
@@ -103,6 +103,7 @@ def make_hedger(config, problem=None, policy=None, optimizer=None):
         problem: In place of the configuration's problem, if not None.
         policy: Likewise.
         optimizer: Likewise.
+        strategy: A `tf.distribute.Strategy` whose replicas share each batch, or None.
 
     Raises:
         ValueError: If the configuration is impossible, or its market cannot be simulated or priced.
@@ -112,7 +113,7 @@ def make_hedger(config, problem=None, policy=None, optimizer=None):
     if not all(np.isfinite(x).all() for x in tf.nest.flatten(problem.episodes(2, seed=0))):
         raise ValueError(f"Expected finite paths and prices. Received: {problem.market}")
     hedger = DeepHedger(problem, policy or make_policy(config))
-    hedger.compile(optimizer=optimizer or make_optimizer(config))
+    hedger.compile(optimizer=optimizer or make_optimizer(config), strategy=strategy)
     return hedger
 
 
@@ -141,6 +142,12 @@ def open_folder(folder, config):
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     if differing := differences(json.loads(path.read_text()), settings):
         raise ValueError(f"{folder} holds the results of other settings: {differing}")
+
+
+def copy_checkpoint(source, target):
+    """Copies the checkpoint of a run to another folder, if there is one."""
+    if (source / CHECKPOINT_FILE).exists():
+        shutil.copy(source / CHECKPOINT_FILE, target)
 
 
 def load_run(folder):
@@ -178,9 +185,15 @@ def train(hedger, config, folder):
 
     Returns:
         The contents of `summary.json` and the final `HedgeReport`, None for a run that diverged.
+
+    Raises:
+        RuntimeError: If a worker that shares the batches was lost.
     """
     with patient_interrupt() as interrupted:
-        history, stop = fit(hedger, config, folder, interrupted=interrupted)
+        try:
+            history, stop = fit(hedger, config, folder, interrupted=interrupted)
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            raise RuntimeError(f"a worker was lost: {error.message.splitlines()[0]}") from error
         report = None
         if stop.reason != "diverged":
             report = hedger.evaluate_hedge(
