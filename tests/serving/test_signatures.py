@@ -21,6 +21,7 @@ BAD = {
     "a variance that no path comes to": {"variance": 1e3},
     "no last reset": {"spot_at_last_reset": NAN},
     "last reset at zero": {"spot_at_last_reset": 0.0},
+    "a last reset that no path comes to": {"spot_at_last_reset": 1e-2},
     "another spot at the reset date": {"t": 3},
     "nothing accrued is known": {"accrued": NAN},
     "more accrued than the cap": {"accrued": 0.016},

@@ -161,6 +161,19 @@ def test_backup_and_restore_goes_on_where_it_was_interrupted(optimizer, tmp_path
     assert_equal_weights(resumed, undisturbed)
 
 
+def test_a_trained_policy_goes_on_in_another_market():
+    policy = new_hedger().policy
+    market = dataclasses.replace(FLOATING.market, xi=0.5)
+    other = th.DeepHedger(dataclasses.replace(FLOATING, market=market), policy)
+    other.compile(optimizer="adam")
+    before = policy.get_weights()
+    train(other)
+    assert not np.array_equal(policy.get_weights()[0], before[0])
+    fewer = dataclasses.replace(FLOATING, instruments=th.FloatingGrid((4,), (1.01,)))
+    with pytest.raises(ValueError, match=r"\(2, 9\). Received one that was built for \(3, 9\)"):
+        th.DeepHedger(fewer, policy)
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
 def test_mixed_precision_trains_nearly_as_float32(optimizer, dtype):

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-# How far beyond the extremes of a fixed sample of paths an observation is still taken.
-_SPOT_MARGIN, _VARIANCE_MARGIN, _SAMPLE_PATHS = 1.5, 2.0, 16_384
+# By which factor an observation may go beyond the extremes of a fixed sample of so many paths.
+_MARGIN, _SAMPLE_PATHS = 1.5, 16_384
 
 
 class Signatures:
@@ -67,10 +67,11 @@ class Signatures:
             `action`, `[batch, num_instruments]`; `valid`, `[batch]`; the next states by name.
         """
         states = [inputs.pop(name) for name in self.state_sizes]
-        valid = (t >= 0) & (t < self.problem.num_steps) & self._in_range(spot, variance)
+        observed = {"spot": spot, "variance": variance, **inputs}
+        valid = (t >= 0) & (t < self.problem.num_steps) & self._in_range(observed)
         valid &= self.problem.claim.possible(t, spot, **inputs) & all_finite(states)
         t = tf.where(valid, t, 0)
-        observed = self._harmless(valid, spot=spot, variance=variance, **inputs)
+        observed = self._harmless(valid, observed)
         states = [tf.where(tf.math.is_finite(x), x, 0.0) for x in states]
 
         features = self.problem.features_at(t, **observed)
@@ -115,33 +116,44 @@ class Signatures:
         Returns:
             `action`, `[batch, num_steps, num_instruments]`, and `valid`, `[batch, num_steps]`.
         """
-        valid = so_far(self._in_range(spot, variance))
-        observed = self._harmless(valid, spot=spot, variance=variance)
+        observed = {"spot": spot, "variance": variance}
+        valid = so_far(self._in_range(observed))
+        observed = self._harmless(valid, observed)
         action = tf.cast(self.hedger(self.problem.features(**observed)), tf.float32)
         valid &= so_far(all_finite([action]))
         return {"action": tf.where(valid[..., tf.newaxis], action, 0.0), "valid": valid}
 
-    def _in_range(self, spot, variance):
-        inside = [
-            (x >= low) & (x <= high)  # false of NaN
-            for x, (low, high) in zip((spot, variance), self.ranges.values(), strict=True)
-        ]
-        return tf.logical_and(*inside)
+    def _in_range(self, observed):
+        inside = True
+        for name, x in observed.items():
+            low, high = self.ranges[name]
+            inside &= (x >= low) & (x <= high)  # false of NaN
+        return inside
 
-    def _harmless(self, valid, **observed):
+    def _harmless(self, valid, observed):
         return {name: tf.where(valid, x, self.start[name]) for name, x in observed.items()}
 
 
 def observed_ranges(problem):
-    """The spot and the variance that are taken: the smallest and the largest of each, by name.
-
-    They go beyond what a fixed sample of paths meets, by factors.
-    """
+    """What is taken of each observation: the smallest and the largest number, by name."""
     spot, variance = problem.simulate(_SAMPLE_PATHS, seed=(0, 2**31 - 1))
-    return {
-        "spot": (float(np.min(spot)) / _SPOT_MARGIN, float(np.max(spot)) * _SPOT_MARGIN),
-        "variance": (0.0, float(np.max(variance)) * _VARIANCE_MARGIN),
-    }
+    sample = {"spot": spot, "variance": variance, **problem.claim.observables(spot[:, :-1])}
+    ranges = {name: widened(float(np.min(x)), float(np.max(x))) for name, x in sample.items()}
+    return ranges | {"variance": (0.0, ranges["variance"][1])}
+
+
+def widened(low, high):
+    """A range that goes farther at both ends, by a factor.
+
+    >>> widened(-0.5, 2.0)
+    (-0.75, 3.0)
+    >>> widened(0.75, 2.0)
+    (0.5, 3.0)
+    """
+    return (
+        low / _MARGIN if low > 0.0 else low * _MARGIN,
+        high * _MARGIN if high > 0.0 else high / _MARGIN,
+    )
 
 
 def so_far(good):
