@@ -6,7 +6,13 @@ import itertools
 import typing
 from pathlib import Path
 
-from tfhedge.workflow.config import OPTIMIZER_SETTINGS, OPTIMIZERS, PRESETS, RunConfig
+from tfhedge.workflow.config import (
+    OPTIMIZER_SETTINGS,
+    OPTIMIZERS,
+    PRESETS,
+    SAMPLERS,
+    RunConfig,
+)
 
 # Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
 WEIGHTS = ("vega", "spread", "equal")
@@ -20,14 +26,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+def add_command(commands, name, summary, more=""):
+    """Adds a command, with its summary and what else its help says."""
+    description = f"{summary.capitalize()}. {more}"
+    return commands.add_parser(name, help=summary, description=description)
+
+
 def add_train(commands):
     """Adds `tfhedge train`, with an option for each setting of a run."""
-    summary = "train, evaluate, draw and export a hedging policy"
-    parser = commands.add_parser("train", help=summary, description=summary.capitalize() + ".")
+    parser = add_command(commands, "train", "train, evaluate, draw and export a hedging policy")
     parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="continue the run in this folder, as it is set"
     )
     parser.add_argument("--preset", choices=PRESETS, help="default settings (default: demo)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="default settings: the config.json of a run, or best.json of `tfhedge sweep`",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder of the run (default: runs/PRESET-TIME)"
     )
@@ -73,12 +90,21 @@ def add_settings(parser, presets, left_out=()):
 
 def add_sweep(commands):
     """Adds `tfhedge sweep`."""
-    summary = "search the best settings of an optimizer"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "sweep",
-        help=summary,
-        description=f"{summary.capitalize()}, by successive halving on a grid. "
-        "The same command continues a search that was interrupted.",
+        "search the best settings of an optimizer",
+        "Half of the trials that are left are given up at a quarter and at a half of the steps. "
+        "The same command continues a search that was interrupted; given to several processes at "
+        "once, they share its trials. The folder receives a table (sweep.json), a figure and the "
+        "winner's settings, for `tfhedge train --config`.",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        default="grid",
+        help="what chooses the points: the grid of settings, in random order, or tpe, Optuna's "
+        "estimator, in the range that the grid spans (default: %(default)s)",
     )
     add_search(parser, presets_with(steps=600), [*OPTIMIZER_SETTINGS, "target_loss", "test_paths"])
     return parser
@@ -86,12 +112,12 @@ def add_sweep(commands):
 
 def add_experiment(commands):
     """Adds `tfhedge experiment`."""
-    summary = "compare the optimizers"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "experiment",
-        help=summary,
-        description="Search the settings of each optimizer, run it at the winner, and compare the "
-        "steps and seconds they need. The same command continues what was interrupted.",
+        "compare the optimizers",
+        "The settings of each are searched, and the steps and seconds it needs with the best are "
+        "compared. The same command continues what was interrupted.",
     )
     parser.add_argument("name", choices=["optimizers"], help="the experiment")
     parser.add_argument(
@@ -127,7 +153,7 @@ def add_search(parser, presets, left_out):
         type=int,
         default=9,
         metavar="INT",
-        help="points of the grid to try (default: all %(default)s)",
+        help="points to try (default: %(default)s, all of the grid)",
     )
     add_settings(parser, presets, left_out)
 
@@ -139,9 +165,8 @@ def presets_with(**settings):
 
 def add_calibrate(commands):
     """Adds `tfhedge calibrate`."""
-    summary = "fit the Heston market to a chain of quoted options"
-    parser = commands.add_parser(
-        "calibrate", help=summary, description=summary.capitalize() + ", and report the fit."
+    parser = add_command(
+        commands, "calibrate", "fit the Heston market to a chain of quoted options, and report"
     )
     parser.add_argument(
         "chain",
@@ -169,8 +194,7 @@ def add_calibrate(commands):
 
 def add_export(commands):
     """Adds `tfhedge export`."""
-    summary = "write the policy of a run for TensorFlow Serving"
-    parser = commands.add_parser("export", help=summary, description=summary.capitalize() + ".")
+    parser = add_command(commands, "export", "write the policy of a run for TensorFlow Serving")
     parser.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument(
         "--to",

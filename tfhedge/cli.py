@@ -27,6 +27,7 @@ from tfhedge.workflow.config import (
     ExperimentConfig,
     SweepConfig,
     read_market,
+    read_settings,
     resumed_settings,
 )
 from tfhedge.workflow.tables import comparison_table, search_table
@@ -100,10 +101,21 @@ def show_log():
     logging.getLogger("tfhedge").setLevel(logging.INFO)
 
 
+@contextlib.contextmanager
+def refusals(parser):
+    """Answers settings that are refused with one line."""
+    try:
+        yield
+    except (ArithmeticError, MemoryError) as error:
+        parser.error(f"a setting is too large or too small to compute with: {error}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
 def train(parser, options):
     """Runs `tfhedge train` and returns its exit status."""
-    preset = options.preset or "demo"
-    folder = options.resume or options.out or Path("runs", f"{preset}-{now()}")
+    source = options.config.stem if options.config else options.preset or "demo"
+    folder = options.resume or options.out or Path("runs", f"{source}-{now()}")
     set_up_tensorflow()
     show_log()
     with contextlib.ExitStack() as stack:
@@ -111,17 +123,13 @@ def train(parser, options):
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             scratch = None
-        try:
+        with refusals(parser):
             run, hedger, config = start(parser, options, folder, scratch)
-        except (ArithmeticError, MemoryError) as error:
-            parser.error(f"a setting is too large or too small to compute with: {error}")
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        title = f"{folder} continued" if options.resume else f"{preset} preset, folder {folder}"
+        title = f"{folder} continued" if options.resume else f"settings {source}, folder {folder}"
         print(f"{config.optimizer}, seed {config.seed}, {title}\n")
         try:
             summary, report = run.train(hedger, config, scratch or folder)
-        except RuntimeError as error:
+        except ConnectionError as error:
             print(f"{parser.prog}: {error}; --resume {folder} goes on", file=sys.stderr)
             return 1
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
@@ -148,9 +156,13 @@ def start(parser, options, folder, scratch):
     if options.market:
         settings = read_market(options.market) | settings
     if options.resume:
-        if options.preset or options.out:
-            parser.error("--resume takes preset and folder from the run: leave out the others")
+        if options.preset or options.config or options.out:
+            parser.error("--resume takes settings and folder from the run: leave out the others")
         config = resumed_settings(folder, settings)
+    elif options.config:
+        if options.preset:
+            parser.error("--config and --preset both give the settings: leave out one of them")
+        config = dataclasses.replace(read_settings(options.config), **settings)
     else:
         config = dataclasses.replace(PRESETS[options.preset or "demo"], **settings)
     run = import_quietly("tfhedge.workflow.run")  # only now, as it takes seconds
@@ -168,13 +180,15 @@ def start(parser, options, folder, scratch):
 
 def sweep(parser, options):
     """Runs `tfhedge sweep` and returns its exit status."""
-    config = prepare(parser, options, SweepConfig, trials=options.trials)
+    names = ("trials", "sampler")
+    config = prepare(parser, options, SweepConfig, **{x: getattr(options, x) for x in names})
     try:
         outcome = import_quietly("tfhedge.workflow.sweep").sweep(config, options.out)
     except RuntimeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    print(f"\n{search_table(outcome)}\n\n{options.out / 'sweep.json'}")
+    command = f"tfhedge train --config {shlex.quote(str(options.out / 'best.json'))}"
+    print(f"\n{search_table(outcome)}\n\n{options.out}\nTo train with the best: {command}")
     return 0
 
 
@@ -198,17 +212,13 @@ def prepare(parser, options, make_config, **arguments):
     """The configuration of a search or an experiment, with its folder, new or as it was left."""
     set_up_tensorflow()
     show_log()
-    try:
+    with refusals(parser):
         run = dataclasses.replace(options.presets[options.preset], **given_settings(options))
         config = make_config(run=run, **arguments)
         module = import_quietly("tfhedge.workflow.run")
         module.make_hedger(run)  # refuses what cannot be simulated or priced
         module.open_folder(options.out, config)
-        return config
-    except (ArithmeticError, MemoryError) as error:
-        parser.error(f"a setting is too large or too small to compute with: {error}")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    return config
 
 
 def calibrate(parser, options):

@@ -1,12 +1,22 @@
 """A search that was interrupted goes on where it was, and does nothing twice."""
 
+import dataclasses
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
 from tfhedge import cli
 from tfhedge.workflow import run
-from tfhedge.workflow.config import OPTIMIZERS, SEARCH_GRIDS, RunConfig, SweepConfig
+from tfhedge.workflow.config import (
+    OPTIMIZERS,
+    SEARCH_GRIDS,
+    RunConfig,
+    SweepConfig,
+    read_settings,
+)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -52,7 +62,15 @@ def test_a_search_goes_on(small, tmp_path, interrupt, monkeypatch, capsys):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     printed = capsys.readouterr().out
     assert "complete" in printed
-    assert str(tmp_path / "sweep.json") in printed
+    assert f"tfhedge train --config {tmp_path / 'best.json'}" in printed
+    assert (tmp_path / "sweep.png").exists()
+    best = read_settings(tmp_path / "best.json")
+    assert best.optimizer_settings == outcome["best"]["settings"]
+    assert (best.steps, best.units) == (8, 4)
+    trained = ["train", "--config", str(tmp_path / "best.json"), "--out", str(tmp_path / "best")]
+    assert cli.main([*trained, "--steps", "2", "--test-paths", "64"]) == 0
+    config = read_settings(tmp_path / "best" / "config.json")
+    assert config == dataclasses.replace(best, steps=2, test_paths=64)
 
     with pytest.raises(SystemExit, match="2"):
         cli.main([*options, "--seed", "7"])
@@ -68,12 +86,54 @@ def test_a_search_in_which_all_diverges_has_no_winner(small, tmp_path, monkeypat
     assert not (tmp_path / "sweep.json").exists()
 
 
+def test_processes_share_a_search_and_take_over_from_one_that_is_killed(small, tmp_path):
+    folder = tmp_path / "search"
+    options = ["sweep", "--out", str(folder), "--optimizer", "adam", *small, "--steps", "40"]
+    options += ["--sampler", "tpe", "--trials", "3"]
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-m", "tfhedge.cli", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(path):
+        end = time.monotonic() + 120.0
+        while not path.exists():
+            assert time.monotonic() < end, f"{path} did not appear"
+            time.sleep(0.05)
+
+    killed, survivor = start(), start()
+    wait_until(folder / "trial-1" / "history.csv")  # both are at work, on a trial each
+    killed.kill()
+    killed.communicate()
+    _, errors = survivor.communicate(timeout=300)
+    assert survivor.returncode == 0, errors
+    outcome = json.loads((folder / "sweep.json").read_text())
+    assert [trial["number"] for trial in outcome["trials"]] == list(range(3))
+    points = [tuple(trial["settings"].values()) for trial in outcome["trials"]]
+    assert len(set(points)) == 3
+    for name, values in SEARCH_GRIDS["adam"].items():
+        for trial in outcome["trials"]:
+            assert min(values) <= trial["settings"][name] <= max(values)
+    for trial in outcome["trials"]:
+        assert trial["state"] in ("complete", "pruned")
+        assert trial["steps"] == 40 or trial["state"] == "pruned"
+        lines = (folder / f"trial-{trial['number']}" / "history.csv").read_text().splitlines()
+        steps = [int(line.split(",")[0]) for line in lines[1:]]
+        assert steps == list(range(2, trial["steps"] + 1, 2))  # each step once, whoever took it
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ("sweep", "--out"),
         ("sweep --out OUT --trials 0", "trials"),
         ("sweep --out OUT --trials 99", "trials"),
+        ("sweep --out OUT --trials 0 --sampler tpe", "trials"),
+        ("sweep --out OUT --sampler random", "--sampler"),
         ("sweep --out OUT --steps 0", "steps"),
         ("sweep --out OUT --learning-rate 0.1", "--learning-rate"),
         ("sweep --out OUT --optimizer sgd", "--optimizer"),

@@ -91,10 +91,9 @@ class KroneckerBlock:
 
         Arguments and result are those of `update_factors`.
         """
-        a = self._homogeneous(a) @ self.input_basis
-        g = g @ self.output_basis
-        per_path = tf.einsum("nti,nto->nio", a, g)
-        return _average(self.diagonal, tf.reduce_mean(per_path**2, axis=0), decay)
+        per_path = tf.matmul(self._homogeneous(a), g, transpose_a=True)
+        rotated = tf.matmul(self.input_basis, per_path @ self.output_basis, transpose_a=True)
+        return _average(self.diagonal, tf.reduce_mean(rotated**2, axis=0), decay)
 
     def precondition(self, gradients, damped):
         """Lines 17 and 19 for the gradients of kernel and bias, with the damped D."""

@@ -63,6 +63,55 @@ def optimizers(histories, target):
     return figure
 
 
+def search(outcome):
+    """The trials of a search: their losses by steps, and the best of each against each setting.
+
+    Args:
+        outcome: What `sweep` returns.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    grid, trials = outcome["grid"], outcome["trials"]
+    figure = Figure(figsize=(3.2 * (1 + len(grid)), 3.6), layout="constrained")
+    courses, *panels = figure.subplots(1, 1 + len(grid), sharey=True)
+    courses.set(xlabel="optimization step", ylabel="best validation loss", yscale="log")
+    styles = {
+        "complete": {"color": _COLORS[2], "marker": "o"},
+        "pruned": {"color": _COLORS[0], "marker": "x"},
+        "diverged": {"color": _COLORS[1], "marker": "^"},
+    }
+    for state, style in styles.items():
+        chosen = [x for x in trials if x["state"] == state and x["best_val_loss"] is not None]
+        for trial in chosen:
+            course = trial["course"]
+            courses.plot(course["step"], course["best_val_loss"], color=style["color"], lw=1.0)
+        for axes, name in zip(panels, grid, strict=True):
+            values = [trial["settings"][name] for trial in chosen]
+            losses = [trial["best_val_loss"] for trial in chosen]
+            axes.scatter(values, losses, label=state if chosen else None, **style)
+    for axes, name in zip(panels, grid, strict=True):
+        axes.scatter(
+            outcome["best"]["settings"][name],
+            outcome["best"]["best_val_loss"],
+            s=160.0,
+            facecolors="none",
+            edgecolors="black",
+            label="winner",
+        )
+        values = grid[name]
+        axes.set(
+            xlabel=name.replace("_", " "),
+            xscale="log" if max(values) > 2 * min(values) else "linear",
+        )
+    for axes in (courses, *panels):
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
+        axes.grid(which="both", alpha=0.3)
+    panels[-1].legend(fontsize="small")
+    return figure
+
+
 def pnl_histogram(report):
     """Distribution of the terminal P&L by strategy, in logarithmic counts, as figure 5.
 

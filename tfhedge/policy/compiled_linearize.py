@@ -19,14 +19,13 @@ def pseudo_gradients(policy, features, availability, cotangent):
     """As `tfhedge.policy.linearize.pseudo_gradients`."""
     weights = [variable.value for variable in policy.trainable_variables]
     folded = fold(weights)
-    pairs = _pseudo_gradients(
+    shared = (
         policy.cell.observes,
         _column(availability, features.dtype),
         folded,
         transpose(folded),
-        _paths_last(features),
-        _paths_last(cotangent),
     )
+    pairs = _side_by_side(_pseudo_gradients, shared, [features, cotangent])
     unfolded = [pairs[0]]
     for (a, g), scale, kernel in zip(pairs[1:-1], weights[2:-2:3], weights[3:-2:3], strict=True):
         normalized, hidden = tf.split(a, 2, axis=1)
@@ -60,16 +59,23 @@ def action_derivatives(policy, features, availability, directions):
         with tf.autodiff.ForwardAccumulator(weights, direction) as jvp:
             folded = fold(weights)
         folded_directions.append([jvp.jvp(w) for w in folded])
-    # Loops side by side, as in `CompiledRollout`.
-    half = (features.shape[0] or tf.shape(features)[0]) // 2
     shared = (
         policy.cell.observes,
         _column(availability, features.dtype),
         folded,
         folded_directions,
     )
-    halves = [_derivatives(*shared, _paths_last(x)) for x in (features[:half], features[half:])]
-    return [_paths_first(tf.concat(x, axis=-1)) for x in zip(*halves, strict=True)]
+    return [_paths_first(x) for x in _side_by_side(_derivatives, shared, [features])]
+
+
+def _side_by_side(loop, shared, batches):
+    """What a loop gives for all paths, by two loops of half of them, as in `CompiledRollout`."""
+    half = (batches[0].shape[0] or tf.shape(batches[0])[0]) // 2
+    halves = [
+        loop(*shared, *(_paths_last(x[part]) for x in batches))
+        for part in (slice(half), slice(half, None))
+    ]
+    return tf.nest.map_structure(lambda *x: tf.concat(x, axis=-1), *halves)
 
 
 def _column(availability, dtype):

@@ -21,7 +21,10 @@ OPTIMIZERS = {
 # The names of all of them.
 OPTIMIZER_SETTINGS = sorted({name for settings in OPTIMIZERS.values() for name in settings})
 
-# The values of these settings that a search tries, each with each.
+# What chooses the points of a search.
+SAMPLERS = ("grid", "tpe")
+
+# The values of these settings that a search tries, each with each, or the range that they span.
 SEARCH_GRIDS = {
     "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
     "dh-kfac-paper": {"learning_rate": (1e-5, 3e-5, 1e-4), "trust_region": (1e-4, 1e-3, 1e-2)},
@@ -160,17 +163,23 @@ class SweepConfig:
 
     Args:
         run: The `RunConfig` of every trial, but for what is searched.
-        trials: Number of points of the grid to try.
+        trials: Number of points to try.
+        sampler: What chooses them: "grid" for those of the grid in random order, or "tpe" for
+            Optuna's tree-structured Parzen estimator in the range that the grid spans.
 
     Raises:
-        ValueError: If the grid has fewer points.
+        ValueError: If the sampler is unknown, or the grid has fewer points.
     """
 
     run: RunConfig
     trials: int = 9
+    sampler: str = "grid"
 
     def __post_init__(self):
-        checks.one_of("trials", self.trials, range(1, len(self.points) + 1))
+        checks.one_of("sampler", self.sampler, SAMPLERS)
+        checks.positive_integer("trials", self.trials)
+        if self.sampler == "grid":
+            checks.one_of("trials", self.trials, range(1, len(self.points) + 1))
 
     @property
     def points(self):
@@ -215,20 +224,19 @@ class ExperimentConfig:
         return SweepConfig(run=run, trials=self.trials)
 
 
-def read_settings(folder):
+def read_settings(path):
     """Reads the settings of a run.
 
     Args:
-        folder: The run's folder, a `pathlib.Path`.
+        path: The `config.json` of a run's folder, or the `best.json` of a search, a `pathlib.Path`.
 
     Returns:
         The `RunConfig`.
 
     Raises:
-        ValueError: If the folder holds something else.
-        OSError: If there is no such folder, or it cannot be read.
+        ValueError: If the file holds something else.
+        OSError: If it cannot be read.
     """
-    path = folder / CONFIG_FILE
     try:
         return RunConfig(**json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
@@ -250,7 +258,7 @@ def resumed_settings(folder, given):
             else.
         OSError: If there is no such folder, or it cannot be read.
     """
-    config, summary = read_settings(folder), folder / "summary.json"
+    config, summary = read_settings(folder / CONFIG_FILE), folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["stopped_by"] != "interrupted":
         raise ValueError(f"{folder} holds a run that has ended: there is nothing to continue")
     if differing := differences({name: getattr(config, name) for name in given}, given):

@@ -137,8 +137,11 @@ def open_folder(folder, config):
         OSError: As `make_folder`.
     """
     path = folder / CONFIG_FILE
-    if not path.exists():
+    try:
         return make_folder(folder, config)
+    except FileExistsError:
+        if not path.exists():
+            raise
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     if differing := differences(json.loads(path.read_text()), settings):
         raise ValueError(f"{folder} holds the results of other settings: {differing}")
@@ -163,7 +166,7 @@ def load_run(folder):
         ValueError: If the folder holds something else.
         OSError: If there is no such folder, or no checkpoint in it.
     """
-    hedger = make_hedger(read_settings(folder))
+    hedger = make_hedger(read_settings(folder / CONFIG_FILE))
     restore(folder / CHECKPOINT_FILE, hedger)
     summary = folder / "summary.json"
     return hedger, json.loads(summary.read_text()) if summary.exists() else None
@@ -187,13 +190,13 @@ def train(hedger, config, folder):
         The contents of `summary.json` and the final `HedgeReport`, None for a run that diverged.
 
     Raises:
-        RuntimeError: If a worker that shares the batches was lost.
+        ConnectionError: If a worker that shares the batches was lost.
     """
     with patient_interrupt() as interrupted:
         try:
             history, stop = fit(hedger, config, folder, interrupted=interrupted)
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            raise RuntimeError(f"a worker was lost: {error.message.splitlines()[0]}") from error
+            raise ConnectionError(f"a worker was lost: {error.message.splitlines()[0]}") from error
         report = None
         if stop.reason != "diverged":
             report = hedger.evaluate_hedge(

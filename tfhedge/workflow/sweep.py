@@ -1,28 +1,36 @@
 """A search for the best settings of an optimizer, every trial of which can be continued."""
 
 import dataclasses
+import fcntl
 import json
 import math
+import time
 
 import keras
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
+from tfhedge.evaluation import figures
 from tfhedge.files import write_json
 from tfhedge.workflow.config import SEARCH_GRIDS
 from tfhedge.workflow.run import fit, make_hedger, open_folder
 
 NAME = "sweep"
 
+# Seconds between two looks at what other processes have under way.
+PATIENCE = 5.0
+
 
 def sweep(config, folder):
-    """Tries points of an optimizer's grid, and gives up half of those that are left at each rung.
+    """Tries settings of an optimizer, and gives up half of those that are left at each rung.
 
     The rungs of successive halving are at a quarter and a half of the steps, after the warm-up of
     Adam, and judge by the best validation loss so far. All that is known is in Optuna's
-    `journal.log`, and in a folder for each trial: a search that was interrupted goes on from there,
-    within the trial that was under way. The outcome is in `sweep.json`.
+    `journal.log`, and in a folder for each trial, so that several processes can share a search, and
+    one that was interrupted goes on within the trial that was under way. A process that finds
+    nothing left waits for the others, and takes over the trial of one that dies. The outcome is in
+    `sweep.json` and `sweep.png`, and the `RunConfig` of the winner in `best.json`.
 
     Args:
         config: A `SweepConfig`.
@@ -37,63 +45,149 @@ def sweep(config, folder):
     path = folder / "sweep.json"
     if path.exists():
         return json.loads(path.read_text())
-    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    study = open_study(config, storage)
-    while (trial := next_trial(study, storage)) is not None:
-        run_trial(study, trial, config, folder / f"trial-{trial.number}")
-    outcome = {
-        "optimizer": config.run.optimizer,
-        "grid": SEARCH_GRIDS[config.run.optimizer],
-        "steps": config.run.steps,
-        "trials": [describe(trial) for trial in study.trials],
-    }
+    search = Search(config, folder)
+    search.run()
+    outcome = search.outcome()
     finished = [trial for trial in outcome["trials"] if trial["state"] == "complete"]
     if not finished:
         raise RuntimeError(f"every trial of {config.run.optimizer} diverged: see {folder}")
     outcome["best"] = min(finished, key=lambda trial: trial["best_val_loss"])
+    best = dataclasses.replace(config.run, **outcome["best"]["settings"])
+    write_json(folder / "best.json", dataclasses.asdict(best))
+    figures.search(outcome).savefig(folder / "sweep.png", dpi=150)
     write_json(path, outcome)
     return outcome
 
 
-def open_study(config, storage):
-    """The Optuna study in a storage, with a trial for each point to try."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        study_name=NAME,
-        storage=storage,
-        pruner=optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=max(1, config.run.steps // 4), reduction_factor=2
-        ),
-        load_if_exists=True,
-    )
-    for point in config.points[: config.trials]:
-        study.enqueue_trial(point, skip_if_exists=True)
-    return study
+class Search:
+    """The trials of a search, which this process shares with any others in the same folder.
+
+    A trial under way is that of the process that holds the lock on its folder, as long as it lives.
+
+    Args:
+        config: A `SweepConfig`.
+        folder: The search's folder, a `pathlib.Path`.
+    """
+
+    def __init__(self, config, folder):
+        self.config = config
+        self.folder = folder
+        self.grid = SEARCH_GRIDS[config.run.optimizer]
+        self.storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with Lock(folder):
+            self.study = optuna.create_study(
+                study_name=NAME,
+                storage=self.storage,
+                pruner=optuna.pruners.SuccessiveHalvingPruner(
+                    min_resource=max(1, config.run.steps // 4), reduction_factor=2
+                ),
+                load_if_exists=True,
+            )
+
+    def run(self):
+        """Runs trials until all have ended, here or in other processes."""
+        while True:
+            with Lock(self.folder):
+                trial, lock = self.claim()
+            if trial is not None:
+                with lock:
+                    self.run_trial(trial)
+            elif self.under_way():
+                time.sleep(PATIENCE)
+            else:
+                return
+
+    def claim(self):
+        """A trial that nobody runs, left behind or new, and the lock on it; or nothing twice."""
+        for trial in self.under_way():
+            lock = Lock(self.trial_folder(trial), wait=False)
+            if lock.held:
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(
+                    self.storage.get_study_id_from_name(NAME), trial.number
+                )
+                return self.with_settings(optuna.trial.Trial(self.study, trial_id)), lock
+        count = len(self.study.get_trials(deepcopy=False))
+        if not self.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+            if count == self.config.trials:
+                return None, None
+            if self.config.sampler == "grid":
+                self.study.enqueue_trial(self.config.points[count])
+        if self.config.sampler == "tpe":
+            self.study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=max(1, self.config.trials // 3),
+                seed=self.config.run.seed + count,  # another for each, whoever draws it
+            )
+        trial = self.with_settings(self.study.ask())
+        return trial, Lock(self.trial_folder(trial))
+
+    def with_settings(self, trial):
+        """The trial, with a value of each setting that is searched."""
+        for name, values in self.grid.items():
+            trial.suggest_float(name, min(values), max(values), log=True)
+        return trial
+
+    def under_way(self):
+        """The trials that have not ended."""
+        return self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+
+    def trial_folder(self, trial):
+        """The folder of a trial."""
+        return self.folder / f"trial-{trial.number}"
+
+    def run_trial(self, trial):
+        """Runs or continues a trial and tells Optuna how it ended."""
+        run, folder = dataclasses.replace(self.config.run, **trial.params), self.trial_folder(trial)
+        print(
+            f"\n{run.optimizer}, trial {trial.number}: {trial.params}, folder {folder}\n",
+            flush=True,
+        )
+        open_folder(folder, run)
+        keras.utils.clear_session()
+        referee = Referee(self.study, trial, run.steps)
+        history, stop = fit(make_hedger(run), run, folder, [referee])
+        if stop.reason == "diverged":
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif not referee.gave_up:
+            self.study.tell(trial, min(row["val_loss"] for row in history.rows))
+
+    def outcome(self):
+        """The contents of `sweep.json`, but for the winner."""
+        return {
+            "optimizer": self.config.run.optimizer,
+            "sampler": self.config.sampler,
+            "grid": self.grid,
+            "steps": self.config.run.steps,
+            "trials": [describe(trial) for trial in self.study.trials],
+        }
 
 
-def next_trial(study, storage):
-    """The trial that was interrupted, or else the next one, or None."""
-    for trial in study.get_trials(states=[TrialState.RUNNING]):
-        study_id = storage.get_study_id_from_name(NAME)
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        return optuna.trial.Trial(study, trial_id)
-    return study.ask() if study.get_trials(states=[TrialState.WAITING]) else None
+class Lock:
+    """A lock on a folder, which goes with the process that holds it.
 
+    Args:
+        folder: A `pathlib.Path`, made if it is not there.
+        wait: Whether to wait for another process that holds it.
 
-def run_trial(study, trial, config, folder):
-    """Runs or continues a trial and tells Optuna how it ended."""
-    grid = SEARCH_GRIDS[config.run.optimizer]
-    settings = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
-    run = dataclasses.replace(config.run, **settings)
-    print(f"\n{run.optimizer}, trial {trial.number}: {settings}, folder {folder}\n", flush=True)
-    open_folder(folder, run)
-    keras.utils.clear_session()
-    referee = Referee(study, trial, run.steps)
-    history, stop = fit(make_hedger(run), run, folder, [referee])
-    if stop.reason == "diverged":
-        study.tell(trial, state=TrialState.FAIL)
-    elif not referee.gave_up:
-        study.tell(trial, min(row["val_loss"] for row in history.rows))
+    Attributes:
+        held: Whether this process holds it.
+    """
+
+    def __init__(self, folder, wait=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.held = True
+        except BlockingIOError:
+            self.file.close()
+            self.held = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
 
 
 class Referee(keras.callbacks.Callback):
@@ -130,7 +224,7 @@ class Referee(keras.callbacks.Callback):
 
 
 def describe(trial):
-    """A trial as a JSON-ready dictionary."""
+    """A trial as a JSON-ready dictionary; the losses are the best up to each validation."""
     states = {TrialState.PRUNED: "pruned", TrialState.FAIL: "diverged"}
     losses = trial.intermediate_values
     return {
@@ -139,4 +233,5 @@ def describe(trial):
         "state": states.get(trial.state, "complete"),
         "best_val_loss": min(losses.values(), default=None),
         "steps": max(losses, default=0),
+        "course": {"step": list(losses), "best_val_loss": list(losses.values())},
     }
