@@ -99,11 +99,12 @@ def search(outcome):
             edgecolors="black",
             label="winner",
         )
-        values = grid[name]
-        axes.set(
-            xlabel=name.replace("_", " "),
-            xscale="log" if max(values) > 2 * min(values) else "linear",
-        )
+        axes.set(xlabel=name.replace("_", " "), xscale="log")
+        axes.set_xticks(grid[name], [f"{value:g}" for value in grid[name]])
+        axes.set_xticks([], minor=True)
+        for value in grid[name]:  # the range that was searched
+            axes.axvline(value, linestyle=":", linewidth=1.0, color=_COLORS[0])
+        axes.margins(x=0.1)
     for axes in (courses, *panels):
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
