@@ -35,9 +35,9 @@ def main():
     hedger = th.DeepHedger(th.HedgingProblem.from_paper(), th.RecurrentPolicy())
     with tempfile.TemporaryDirectory() as folder:
         path = th.export(hedger, folder)
-        step = tf.saved_model.load(path).signatures["step"]
+        signatures = tf.saved_model.load(path).signatures
         before = load()
-        rows = [compare(hedger, step, size, options.calls) for size in BATCH_SIZES]
+        rows = [compare(hedger, signatures, size, options.calls) for size in BATCH_SIZES]
     print(f"\n{'paths':>6}{'':10}{'step, ms':>10}{'Keras, ms':>11}{'ratio':>7}")
     for row in rows:
         for statistic in ("median", "p99"):
@@ -50,7 +50,7 @@ def main():
         write(options.json, {"machine": machine(), "load": before, "rows": rows})
 
 
-def compare(hedger, step, batch, num_calls):
+def compare(hedger, signatures, batch, num_calls):
     """Times of both at one batch size, in milliseconds."""
     problem, cell = hedger.problem, hedger.policy.cell
     path = [x[:, 0] for x in problem.simulate(batch, seed=1)]
@@ -59,8 +59,8 @@ def compare(hedger, step, batch, num_calls):
         name: x[:, 0]
         for name, x in problem.claim.observables(tf.fill([batch, problem.num_steps], 1.0)).items()
     }
-    sizes = dict(zip(cell.state_names, cell.state_size, strict=True))
-    states = {name: tf.zeros([batch, size]) for name, size in sizes.items()}
+    states = signatures["initial_state"](batch_size=tf.constant(batch))
+    step = signatures["step"]
     t = tf.zeros([batch], tf.int32)
 
     def served():
@@ -69,7 +69,7 @@ def compare(hedger, step, batch, num_calls):
     def by_keras():
         features = problem.features_at(t, **observed, **observables)
         inputs = tf.concat([tf.gather(problem.availability, t), features], axis=-1)
-        return cell(inputs, list(states.values()))[0].numpy()
+        return cell(inputs, [states[name] for name in cell.state_names])[0].numpy()
 
     np.testing.assert_allclose(served(), by_keras(), rtol=1e-5, atol=1e-7)
     seconds = {"step": [], "keras": []}

@@ -101,8 +101,7 @@ def _pseudo_gradients(observes, available, weights, transposed, features, cotang
 
     actions, *kept = unroll(forward, num_steps, zero_state(weights, num_paths))
 
-    def backward(count, d_state):
-        t = num_steps - 1 - count
+    def backward(t, d_state):
         pairs, _, d_state = step_back(
             observes,
             available[t],
@@ -115,8 +114,7 @@ def _pseudo_gradients(observes, available, weights, transposed, features, cotang
         )
         return tf.nest.flatten([(a[:-1], g) for a, g in pairs]), d_state
 
-    outputs = unroll(backward, num_steps, zero_state(weights, num_paths))
-    outputs = [x[::-1] for x in outputs]
+    outputs = unroll(backward, num_steps, zero_state(weights, num_paths), backward=True)
     return list(zip(outputs[::2], outputs[1::2], strict=True))
 
 

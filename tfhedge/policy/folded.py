@@ -198,17 +198,21 @@ def kept_around(arrays, t, first=0):
     )
 
 
-def unroll(body, num_steps, state):
-    """Stacked outputs of `outputs, state = body(t, state)` for t = 0, 1, ..."""
+def unroll(body, num_steps, state, backward=False):
+    """Stacked outputs of `outputs, state = body(t, state)` for t = 0, 1, ..., or t = ..., 1, 0."""
     specs, _ = body(0, state)
     outputs = [tf.TensorArray(x.dtype, num_steps, element_shape=x.shape) for x in specs]
 
-    def write(t, state, outputs):
+    def write(count, state, outputs):
+        t = num_steps - 1 - count if backward else count
         values, state = body(t, state)
-        return t + 1, state, [o.write(t, v) for o, v in zip(outputs, values, strict=True)]
+        return count + 1, state, [o.write(t, v) for o, v in zip(outputs, values, strict=True)]
 
     *_, outputs = tf.while_loop(
-        lambda t, *_: t < num_steps, write, (0, state, outputs), maximum_iterations=num_steps
+        lambda count, *_: count < num_steps,
+        write,
+        (0, state, outputs),
+        maximum_iterations=num_steps,
     )
     return [array.stack() for array in outputs]
 

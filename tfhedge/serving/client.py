@@ -7,7 +7,9 @@ import urllib.request
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from tfhedge.serving.tf_serving import predict_request
 
 
 class HedgeClient:
@@ -86,13 +88,10 @@ class HedgeClient:
         return self._predict("rollout", {name: np.float32(x) for name, x in inputs.items()})
 
     def _by_grpc(self, signature, inputs):
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = self.model
-        request.model_spec.signature_name = signature
+        inputs = {name: tf.make_tensor_proto(x) for name, x in inputs.items()}
+        request = predict_request(self.model, signature, inputs)
         if self.version:
             request.model_spec.version.value = self.version
-        for name, x in inputs.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(x))
         try:
             response = self.stub.Predict(request, self.timeout)
         except grpc.RpcError as error:

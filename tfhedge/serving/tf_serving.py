@@ -1,10 +1,11 @@
 """What TensorFlow Serving reads beside a SavedModel: settings, and requests to warm up by."""
 
+import itertools
 import shlex
 
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from tfhedge.files import write_text
@@ -52,18 +53,29 @@ def write_warm_up(model, name, specs):
     """
     folder = model / "assets.extra"
     folder.mkdir()
-    path = str(folder / "tf_serving_warmup_requests")
-    with tf.io.TFRecordWriter(path) as writer:
-        for signature, inputs in [("serving_default", specs["step"]), *specs.items()]:
-            for size in BATCH_SIZES:
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name = name
-                request.model_spec.signature_name = signature
-                for key, spec in inputs.items():
-                    request.inputs[key].CopyFrom(constant(spec, size))
-                log = prediction_log_pb2.PredictLog(request=request)
-                record = prediction_log_pb2.PredictionLog(predict_log=log)
-                writer.write(record.SerializeToString())
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
+        signatures = [("serving_default", specs["step"]), *specs.items()]
+        for (signature, inputs), size in itertools.product(signatures, BATCH_SIZES):
+            ones = {key: constant(spec, size) for key, spec in inputs.items()}
+            request = predict_request(name, signature, ones)
+            log = prediction_log_pb2.PredictLog(request=request)
+            record = prediction_log_pb2.PredictionLog(predict_log=log)
+            writer.write(record.SerializeToString())
+
+
+def predict_request(model, signature, inputs):
+    """A request of a model's signature.
+
+    Args:
+        model: The model's name.
+        signature: The signature's name.
+        inputs: Tensor protos by name.
+
+    Returns:
+        The `PredictRequest`.
+    """
+    spec = model_pb2.ModelSpec(name=model, signature_name=signature)
+    return predict_pb2.PredictRequest(model_spec=spec, inputs=inputs)
 
 
 def constant(spec, size):
