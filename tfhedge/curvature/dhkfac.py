@@ -79,7 +79,7 @@ class DHKFAC(KroneckerOptimizer):
         trust_region=0.3,
         trust_region_decay=0.997,
         num_curvature_paths=32,
-        num_quadratic_paths=64,
+        num_quadratic_paths=128,
         seed=0,
         name="dh_kfac",
     ):

@@ -7,12 +7,12 @@ from tfhedge.policy.folded import (
     gate_factors,
     kept_around,
     step,
+    step_along,
     step_back,
     transpose,
     unroll,
     zero_state,
 )
-from tfhedge.policy.linearize import with_tangents
 
 
 def pseudo_gradients(policy, features, availability, cotangent):
@@ -54,18 +54,18 @@ def input_moments(policy, forward_pass):
 def action_derivatives(policy, features, availability, directions):
     """As `tfhedge.policy.linearize.action_derivatives`."""
     weights = [variable.value for variable in policy.trainable_variables]
-    folded_directions = []
+    changes = []
     for direction in directions:
         with tf.autodiff.ForwardAccumulator(weights, direction) as jvp:
             folded = fold(weights)
-        folded_directions.append([jvp.jvp(w) for w in folded])
-    shared = (
-        policy.cell.observes,
-        _column(availability, features.dtype),
-        folded,
-        folded_directions,
-    )
-    return [_paths_first(x) for x in _side_by_side(_derivatives, shared, [features])]
+        changes.append([jvp.jvp(w) for w in folded])
+    stacked = [
+        tf.stack(x, axis=1) if number % 2 else tf.concat(x, axis=0)
+        for number, x in enumerate(zip(*changes, strict=True))
+    ]
+    shared = (policy.cell.observes, _column(availability, features.dtype), folded, stacked)
+    derivatives = _side_by_side(_derivatives, shared, [features])
+    return [_paths_first(x) for x in tf.unstack(derivatives, axis=2)]
 
 
 def _side_by_side(loop, shared, batches):
@@ -120,14 +120,19 @@ def _pseudo_gradients(observes, available, weights, transposed, features, cotang
 
 @tf.function(autograph=False, jit_compile=True)
 def _derivatives(observes, available, weights, directions, features):
-    """The changes of the actions, `[num_steps, num_instruments, num_paths]` for each direction."""
+    """The changes of the actions, `[num_steps, num_instruments, num_directions, num_paths]`."""
     num_steps, num_paths = features.shape[0], tf.shape(features)[2]
+    num_directions = directions[-1].shape[1]
 
     def body(t, states):
-        def advance(state):
-            return step(observes, available[t], weights, features[t], state)
+        change, *states = step_along(
+            observes, available[t], weights, directions, features[t], *states
+        )
+        return [change], states
 
-        return with_tangents(advance, weights, directions, states)
-
-    zero = zero_state(weights, num_paths)
-    return unroll(body, num_steps, [zero] * (1 + len(directions)))
+    state = zero_state(weights, num_paths)
+    tangents = tf.nest.map_structure(
+        lambda x: tf.zeros([x.shape[0], num_directions, num_paths], x.dtype), state
+    )
+    (changes,) = unroll(body, num_steps, [state, tangents])
+    return changes

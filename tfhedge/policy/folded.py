@@ -96,6 +96,87 @@ def step(observes, available, weights, features, state):
     return action, (past, next_hidden, next_carry), kept
 
 
+def step_along(observes, available, weights, directions, features, state, tangents):
+    """The derivatives of `step` along directions in the space of the weights.
+
+    All directions take part in each product, so that one of 3 n columns replaces three of n, and
+    one of twice the rows two: an eighth faster than by automatic differentiation.
+
+    Args:
+        observes: As for `step`.
+        available: Likewise.
+        weights: Likewise.
+        directions: The changes of the weights: of a matrix, one below the other,
+            `[num_directions * rows, columns]`; of a bias, `[rows, num_directions, 1]`.
+        features: As for `step`.
+        state: Likewise.
+        tangents: The derivatives of the state, each `[size, num_directions, num_paths]`.
+
+    Returns:
+        The derivatives of the action, `[num_instruments, num_directions, num_paths]`, the next
+        state and its derivatives.
+    """
+    past, hidden, carry = state
+    past_dot, hidden_dot, carry_dot = tangents
+    parts = weights[::2], weights[1::2], directions[::2], directions[1::2]
+    inlet, *blocks, outlet = zip(*parts, strict=True)
+    if observes == "holdings":
+        past, past_dot = available * past, available[..., tf.newaxis] * past_dot
+    features_dot = tf.repeat(tf.zeros_like(features)[:, tf.newaxis], past_dot.shape[1], axis=1)
+    x, x_dot = _product_along(
+        inlet, tf.concat([past, features], axis=0), tf.concat([past_dot, features_dot], axis=0)
+    )
+    next_hidden, next_carry, next_hidden_dot, next_carry_dot = [], [], [], []
+    for block, h, c, h_dot, c_dot in zip(blocks, hidden, carry, hidden_dot, carry_dot, strict=True):
+        r = _inverse_rms(x)
+        normalized = (x * r)[:, tf.newaxis]
+        along = tf.reduce_mean(normalized * x_dot, axis=0, keepdims=True)
+        normalized_dot = r[:, tf.newaxis] * (x_dot - normalized * along)
+        logits, logits_dot = _product_along(
+            block, tf.concat([x * r, h], axis=0), tf.concat([normalized_dot, h_dot], axis=0)
+        )
+        write, forget, candidate, read = (g[:, tf.newaxis] for g in _gates(logits))
+        write_dot, forget_dot, candidate_dot, read_dot = tf.split(logits_dot, 4)
+        c = c[:, tf.newaxis]
+        c_dot = (
+            2.0 * forget * (1.0 - forget) * c * forget_dot  # the logits are halved
+            + forget * c_dot
+            + 2.0 * write * (1.0 - write) * candidate * write_dot
+            + write * (1.0 - candidate**2) * candidate_dot
+        )
+        c = forget * c + write * candidate
+        tanh_c = tf.tanh(c)
+        h_dot = 2.0 * read * (1.0 - read) * tanh_c * read_dot + read * (1.0 - tanh_c**2) * c_dot
+        h = read * tanh_c
+        x, x_dot = x + h[:, 0], x_dot + h_dot
+        next_hidden.append(h[:, 0])
+        next_carry.append(c[:, 0])
+        next_hidden_dot.append(h_dot)
+        next_carry_dot.append(c_dot)
+    y, y_dot = _product_along(outlet, x, x_dot)
+    action = symexp(available * y)
+    # symexp' is as in `step_back`.
+    action_dot = (available * (1.0 + tf.abs(action)))[:, tf.newaxis] * y_dot
+    if observes == "holdings":
+        past, past_dot = past + action, past_dot + action_dot
+    elif observes == "last_action":
+        past, past_dot = action, action_dot
+    state, tangents = (past, next_hidden, next_carry), (past_dot, next_hidden_dot, next_carry_dot)
+    return action_dot, state, tangents
+
+
+def _product_along(layer, a, a_dot):
+    """W a + b, and its derivatives W a' + W' a + b', where a' is `[size, directions, paths]`."""
+    matrix, bias, matrix_dot, bias_dot = layer
+    rows, columns = matrix.shape
+    num_directions, num_paths = a_dot.shape[1], tf.shape(a)[1]
+    together = matrix @ tf.concat([a, tf.reshape(a_dot, [columns, -1])], axis=1)
+    by_weights = tf.reshape(matrix_dot @ a, [num_directions, rows, num_paths])
+    by_input = tf.reshape(together[:, num_paths:], [rows, num_directions, num_paths])
+    derivative = by_input + tf.transpose(by_weights, [1, 0, 2]) + bias_dot
+    return together[:, :num_paths] + bias, derivative
+
+
 def step_back(observes, available, transposed, features, kept, before, action, d_action, d_state):
     """Backpropagates through `step`.
 
