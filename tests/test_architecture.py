@@ -73,6 +73,7 @@ TABLE = {
         "tfhedge.hedging.objectives",
         "tfhedge.market.simulation",
     ],
+    "tfhedge.hedging.cliquet_price": ["tfhedge.hedging.claims", "tfhedge.market.fourier"],
     "tfhedge.policy": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.curvature": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
@@ -86,6 +87,7 @@ TABLE = {
     "tfhedge": [  # its __init__, the public names
         "tfhedge.training",
         "tfhedge.serving",
+        "tfhedge.hedging.cliquet_price",
         "tfhedge.market.calibration",
         "tfhedge.market.reading",
     ],

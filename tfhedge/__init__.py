@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to `_HOMES`
     from tfhedge.curvature.dhkfac import DHKFAC as DHKFAC
     from tfhedge.hedging.claims import Cliquet as Cliquet
+    from tfhedge.hedging.cliquet_price import CliquetPricer as CliquetPricer
     from tfhedge.hedging.instruments import FixedGrid as FixedGrid
     from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
     from tfhedge.hedging.objectives import MeanVariance as MeanVariance
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
 _HOMES = {
     "DHKFAC": "tfhedge.curvature.dhkfac",
     "Cliquet": "tfhedge.hedging.claims",
+    "CliquetPricer": "tfhedge.hedging.cliquet_price",
     "DeepHedger": "tfhedge.training.hedger",
     "DensePolicy": "tfhedge.policy.rollout",
     "FixedGrid": "tfhedge.hedging.instruments",

@@ -19,16 +19,18 @@ MARKETS = {
 }
 
 
-def exponents(market, u, maturity):
+def exponents(market, u, maturity, decay=0.0):
     """Of the characteristic function, whose argument is u."""
     z = 1j * tf.constant(u, tf.complex128)
-    return affine_exponents(z, maturity, market.kappa, market.theta, market.xi, market.rho)
+    parameters = market.kappa, market.theta, market.xi, market.rho
+    return affine_exponents(z, maturity, *parameters, decay)
 
 
 @pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
 @pytest.mark.parametrize("u", [0.3, -2.0, 1.0 - 0.5j, 20.0 - 0.5j, 0.1 - 0.9j, -0.99j])
 @pytest.mark.parametrize("maturity", [0.04, 2.0])
-def test_exponents_solve_the_riccati_equations(market, u, maturity):
+@pytest.mark.parametrize("decay", [0.0, 1.0, 150.0])
+def test_exponents_solve_the_riccati_equations(market, u, maturity, decay):
     """B' = -(u^2 + iu) / 2 - (kappa - i rho xi u) B + xi^2 B^2 / 2 and A' = kappa theta B."""
 
     def slopes(_, state):
@@ -40,9 +42,9 @@ def test_exponents_solve_the_riccati_equations(market, u, maturity):
         ]
 
     solution = scipy.integrate.solve_ivp(
-        slopes, [0.0, maturity], np.zeros(2, complex), method="DOP853", rtol=1e-12, atol=1e-13
+        slopes, [0.0, maturity], [0.0, -decay + 0j], method="DOP853", rtol=1e-12, atol=1e-13
     )
-    A, B = exponents(market, u, maturity)
+    A, B = exponents(market, u, maturity, decay)
     # At xi = 1e-3 the exponent A is a difference divided by xi^2 = 1e-6.
     assert_allclose([A, B], solution.y[:, -1], rtol=1e-9, atol=1e-10)
 

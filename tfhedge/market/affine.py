@@ -5,16 +5,17 @@ import tensorflow as tf
 from tfhedge.numerics import complex_log1p
 
 
-def affine_exponents(z, maturity, kappa, theta, xi, rho):
-    r"""Exponents of the moments of Heston's log-return, in closed form.
+def affine_exponents(z, maturity, kappa, theta, xi, rho, decay=0.0):
+    r"""Exponents of the joint moments of Heston's log-return and variance, in closed form.
 
     With $x_\tau/F$ the spot at $\tau$ over its forward, and $v$ the variance today,
 
-    $$\mathbb E[(x_\tau/F)^z] = e^{A(z,\tau) + B(z,\tau)\,v},$$
+    $$\mathbb E[(x_\tau/F)^z\,e^{-\lambda v_\tau}] = e^{A(z,\tau) + B(z,\tau)\,v},$$
 
-    $$B = \frac{z(z - 1)\,(1 - e^{-d\tau})}{2d + (\beta - d)(1 - e^{-d\tau})}, \qquad
-      A = \frac{\kappa\theta}{\xi^2}\Bigl[(\beta - d)\,\tau
-          - 2\log\Bigl(1 + \frac{(\beta - d)(1 - e^{-d\tau})}{2d}\Bigr)\Bigr]$$
+    $$B = \frac{z(z - 1)\,(1 - e^{-d\tau})
+              - \lambda\,(2d\,e^{-d\tau} - (\beta - d)(1 - e^{-d\tau}))}{2d\,D}, \qquad
+      A = \frac{\kappa\theta}{\xi^2}\Bigl[(\beta - d)\,\tau - 2\log D\Bigr], \qquad
+      D = 1 + \frac{(\beta - d + \xi^2\lambda)(1 - e^{-d\tau})}{2d}$$
 
     with $\beta = \kappa - \rho\xi z$ and $d^2 = \beta^2 - \xi^2z(z - 1)
     = \kappa^2 + \xi(\xi - 2\kappa\rho)z - \xi^2(1 - \rho^2)z^2$, $\mathrm{Re}\,d \ge 0$. Written
@@ -27,6 +28,7 @@ def affine_exponents(z, maturity, kappa, theta, xi, rho):
         theta: long-run annual variance.
         xi: volatility of the variance.
         rho: correlation.
+        decay: $\lambda$, the rate at which the terminal variance counts for less, non-negative.
 
     Returns:
         Tuple `(A, B)` of complex128 tensors of the broadcast shape.
@@ -40,7 +42,7 @@ def affine_exponents(z, maturity, kappa, theta, xi, rho):
     ([0j, 0j], [0j, 0j])
     """
     factor = to_complex(kappa * theta / xi**2)
-    z, tau, kappa, xi, rho = (to_complex(x) for x in (z, maturity, kappa, xi, rho))
+    z, tau, kappa, xi, rho, decay = (to_complex(x) for x in (z, maturity, kappa, xi, rho, decay))
     product = z * (z - 1.0)
     beta = kappa - rho * xi * z
     d = tf.sqrt(
@@ -53,8 +55,10 @@ def affine_exponents(z, maturity, kappa, theta, xi, rho):
     beta_minus_d = tf.where(aligned, xi**2 * product / without_cancellation, without_cancellation)
 
     decayed = -tf.math.expm1(-d * tau)  # 1 - exp(-d tau)
-    B = product * decayed / (2.0 * d + beta_minus_d * decayed)
-    A = factor * (beta_minus_d * tau - 2.0 * complex_log1p(beta_minus_d * decayed / (2.0 * d)))
+    more = (beta_minus_d + xi**2 * decay) * decayed  # 2 d (D - 1)
+    left = 2.0 * d * (1.0 - decayed) - beta_minus_d * decayed
+    B = (product * decayed - decay * left) / (2.0 * d + more)
+    A = factor * (beta_minus_d * tau - 2.0 * complex_log1p(more / (2.0 * d)))
     return A, B
 
 
