@@ -43,11 +43,17 @@ def sweep(config, folder):
         RuntimeError: If every trial diverged.
     """
     path = folder / "sweep.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    search = Search(config, folder)
-    search.run()
-    outcome = search.outcome()
+    if not path.exists():
+        search = Search(config, folder)
+        search.run()
+        with Lock(folder):
+            if not path.exists():  # as no other process has written it
+                write_outcome(search.outcome(), config, folder)
+    return json.loads(path.read_text())
+
+
+def write_outcome(outcome, config, folder):
+    """Writes what a search leaves: the winner's settings, a figure, and last `sweep.json`."""
     finished = [trial for trial in outcome["trials"] if trial["state"] == "complete"]
     if not finished:
         raise RuntimeError(f"every trial of {config.run.optimizer} diverged: see {folder}")
@@ -55,8 +61,7 @@ def sweep(config, folder):
     best = dataclasses.replace(config.run, **outcome["best"]["settings"])
     write_json(folder / "best.json", dataclasses.asdict(best))
     figures.search(outcome).savefig(folder / "sweep.png", dpi=150)
-    write_json(path, outcome)
-    return outcome
+    write_json(folder / "sweep.json", outcome)
 
 
 class Search:
