@@ -22,7 +22,7 @@ def price(pricer, step, *observed):
     return pricer(step, **{name: np.atleast_1d(x) for name, x in zip(NAMES, observed, strict=True)})
 
 
-def monte_carlo(market, claim, step, spot, variance, reset, accrued, num_paths=100_000):
+def monte_carlo(market, claim, step, spot, variance, reset, accrued, num_paths=40_000):
     """Mean and standard error, from a state in the middle of a path."""
     here = Heston(
         spot,

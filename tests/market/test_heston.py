@@ -29,7 +29,7 @@ def exponents(market, u, maturity, decay=0.0):
 @pytest.mark.parametrize("market", MARKETS.values(), ids=MARKETS)
 @pytest.mark.parametrize("u", [0.3, -2.0, 1.0 - 0.5j, 20.0 - 0.5j, 0.1 - 0.9j, -0.99j])
 @pytest.mark.parametrize("maturity", [0.04, 2.0])
-@pytest.mark.parametrize("decay", [0.0, 1.0, 150.0])
+@pytest.mark.parametrize("decay", [0.0, 30.0])
 def test_exponents_solve_the_riccati_equations(market, u, maturity, decay):
     """B' = -(u^2 + iu) / 2 - (kappa - i rho xi u) B + xi^2 B^2 / 2 and A' = kappa theta B."""
 
