@@ -1,5 +1,7 @@
 """The cliquet's price against Monte Carlo, against two calls, and against independent returns."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -24,16 +26,7 @@ def price(pricer, step, *observed):
 
 def monte_carlo(market, claim, step, spot, variance, reset, accrued, num_paths=40_000):
     """Mean and standard error, from a state in the middle of a path."""
-    here = Heston(
-        spot,
-        variance,
-        market.kappa,
-        market.theta,
-        market.xi,
-        market.rho,
-        market.rate,
-        market.dividend_yield,
-    )
+    here = dataclasses.replace(market, spot=spot, v0=variance)
     steps_left = claim.num_steps - step
     payoffs = []
     for batch in range(num_paths // 20_000):

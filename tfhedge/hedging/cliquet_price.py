@@ -1,5 +1,6 @@
 """The price of a cliquet in Heston's market, from the joint transform of return and variance."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -105,9 +106,9 @@ class CliquetPricer:
                 checks.elements(name, x, lambda x: x > 0, "positive numbers")
             checks.elements("variance", variance, lambda x: x >= 0, "non-negative numbers")
             checks.elements("accrued", accrued, np.isfinite, "finite numbers")
-        whole_periods, steps_left = divmod(self.claim.num_steps - step, self.claim.period)
-        if steps_left == 0:
-            whole_periods, steps_left = whole_periods - 1, self.claim.period
+        periods_gone, steps_gone = divmod(step, self.claim.period)
+        whole_periods = self.claim.num_periods - 1 - periods_gone
+        steps_left = self.claim.period - steps_gone
         spot, variance, reset, accrued = (
             tf.convert_to_tensor(x, tf.float64)
             for x in (spot, variance, spot_at_last_reset, accrued)
@@ -119,16 +120,12 @@ class CliquetPricer:
 
     def _last_period(self, steps_left, moneyness, variance, accrued):
         """A call struck where the sum is zero, less the call struck at the cap."""
-        market, tau = self.market, steps_left * self.dt
-        cap = 1.0 + self.claim.cap
+        tau, cap = steps_left * self.dt, 1.0 + self.claim.cap
         floor = tf.clip_by_value(1.0 - accrued, 1e-8, cap)
         strikes = tf.stack([floor, tf.fill(tf.shape(floor), tf.constant(cap, floor.dtype))])
-        parameters = market.kappa, market.theta, market.xi, market.rho
-        drifts = market.rate, market.dividend_yield
-        call, capped = tf.unstack(
-            heston_price(strikes, tau, True, moneyness, variance, *parameters, *drifts)
-        )
-        return call - capped + tf.nn.relu(accrued - 1.0) * math.exp(-market.rate * tau)
+        now = dataclasses.asdict(self.market) | {"spot": moneyness, "v0": variance}
+        call, capped = tf.unstack(heston_price(strikes, tau, True, **now))
+        return call - capped + tf.nn.relu(accrued - 1.0) * math.exp(-self.market.rate * tau)
 
     def _before(self, whole_periods, steps_left, moneyness, variance, accrued):
         """By the integral."""
