@@ -74,6 +74,12 @@ TABLE = {
         "tfhedge.market.simulation",
     ],
     "tfhedge.hedging.cliquet_price": ["tfhedge.hedging.claims", "tfhedge.market.fourier"],
+    "tfhedge.hedging.cliquet_greeks": [
+        "tfhedge.hedging.cliquet_price",
+        "tfhedge.market.premiums",
+        "tfhedge.market.spline",
+    ],
+    "tfhedge.hedging.strategies": ["tfhedge.hedging.instruments"],
     "tfhedge.policy": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.curvature": ["tfhedge.checks", "tfhedge.numerics"],
     "tfhedge.evaluation": ["tfhedge.hedging.problem", "tfhedge.policy"],
@@ -87,7 +93,8 @@ TABLE = {
     "tfhedge": [  # its __init__, the public names
         "tfhedge.training",
         "tfhedge.serving",
-        "tfhedge.hedging.cliquet_price",
+        "tfhedge.hedging.cliquet_greeks",
+        "tfhedge.hedging.strategies",
         "tfhedge.market.calibration",
         "tfhedge.market.reading",
     ],

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to `_HOMES`
     from tfhedge.curvature.dhkfac import DHKFAC as DHKFAC
+    from tfhedge.evaluation.comparison import compare_hedges as compare_hedges
+    from tfhedge.evaluation.comparison import run_hedges as run_hedges
     from tfhedge.hedging.claims import Cliquet as Cliquet
+    from tfhedge.hedging.cliquet_greeks import CliquetGreeks as CliquetGreeks
     from tfhedge.hedging.cliquet_price import CliquetPricer as CliquetPricer
     from tfhedge.hedging.instruments import FixedGrid as FixedGrid
     from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
     from tfhedge.hedging.objectives import MeanVariance as MeanVariance
     from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
+    from tfhedge.hedging.strategies import DeltaHedge as DeltaHedge
+    from tfhedge.hedging.strategies import DeltaVegaHedge as DeltaVegaHedge
     from tfhedge.market.calibration import calibrate as calibrate
     from tfhedge.market.chain import OptionChain as OptionChain
     from tfhedge.market.heston import Heston as Heston
@@ -33,8 +38,11 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
 _HOMES = {
     "DHKFAC": "tfhedge.curvature.dhkfac",
     "Cliquet": "tfhedge.hedging.claims",
+    "CliquetGreeks": "tfhedge.hedging.cliquet_greeks",
     "CliquetPricer": "tfhedge.hedging.cliquet_price",
     "DeepHedger": "tfhedge.training.hedger",
+    "DeltaHedge": "tfhedge.hedging.strategies",
+    "DeltaVegaHedge": "tfhedge.hedging.strategies",
     "DensePolicy": "tfhedge.policy.rollout",
     "FixedGrid": "tfhedge.hedging.instruments",
     "FloatingGrid": "tfhedge.hedging.instruments",
@@ -47,9 +55,11 @@ _HOMES = {
     "RecurrentPolicy": "tfhedge.policy.rollout",
     "black_price": "tfhedge.market.implied",
     "calibrate": "tfhedge.market.calibration",
+    "compare_hedges": "tfhedge.evaluation.comparison",
     "export": "tfhedge.serving.export",
     "implied_volatility": "tfhedge.market.implied",
     "read_chain": "tfhedge.market.reading",
+    "run_hedges": "tfhedge.evaluation.comparison",
     "simulate": "tfhedge.market.simulation",
 }
 

@@ -109,6 +109,35 @@ def elements(name, values, valid, expectation):
     return values
 
 
+def paths(spot, variance, num_columns):
+    """Returns paths of a market as arrays, if they are of that shape and in their ranges.
+
+    Args:
+        spot: prices of the underlying, `[num_paths, num_columns]`.
+        variance: variances, of the same shape.
+        num_columns: number of times.
+
+    Returns:
+        Two float64 NumPy arrays.
+
+    Raises:
+        ValueError: if there are no paths of that length, or numbers that are not finite, a spot
+            that is not positive or a variance that is negative.
+
+    >>> paths(np.ones([7, 3]), np.ones([7, 2]), num_columns=3)
+    Traceback (most recent call last):
+    ValueError: Expected spot and variance of shape [num_paths, 3]. Received shapes: (7, 3), (7, 2)
+    """
+    spot = elements("spot", spot, lambda x: x > 0.0, "positive numbers")
+    variance = elements("variance", variance, lambda x: x >= 0.0, "non-negative numbers")
+    if not spot.shape == variance.shape == (len(np.atleast_1d(spot)), num_columns) or not spot.size:
+        raise ValueError(
+            f"Expected spot and variance of shape [num_paths, {num_columns}]. "
+            f"Received shapes: {spot.shape}, {variance.shape}"
+        )
+    return spot, variance
+
+
 def broadcast_with_booleans(name, values, numbers):
     """Checks that `values` are booleans and that their shape and those of the numbers broadcast.
 

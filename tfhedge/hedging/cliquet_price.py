@@ -118,6 +118,29 @@ class CliquetPricer:
             return self._last_period(steps_left, moneyness, variance, accrued)
         return self._before(whole_periods, steps_left, moneyness, variance, accrued)
 
+    def tables(self, steps_left, moneyness, variance, headroom):
+        """Prices before the last period on grids of states.
+
+        Args:
+            steps_left: Number of steps to the end of the present period.
+            moneyness: Spot over that at the last reset, float64 `[a]`.
+            variance: Annual variance, float64 `[b]`.
+            headroom: The most that the claim can still pay, float64 `[c]`.
+
+        Returns:
+            A list with float64 NumPy arrays `[a, b, c]`, for one whole period to come after the
+            present one, two, and so on.
+        """
+        states = np.meshgrid(moneyness, variance, indexing="ij")
+        chunks = np.array_split(np.reshape(states, [2, -1]), math.ceil(states[0].size / 32), axis=1)
+        kernels = zip(*(self._kernels(steps_left, *chunk) for chunk in chunks), strict=True)
+        kernels = [tf.concat(x, axis=0) for x in kernels]
+        headroom, shape = np.asarray(headroom)[np.newaxis], [len(moneyness), len(variance), -1]
+        return [
+            np.reshape(self._integral(kernels, whole_periods, steps_left, headroom), shape)
+            for whole_periods in range(1, self.claim.num_periods)
+        ]
+
     def _last_period(self, steps_left, moneyness, variance, accrued):
         """A call struck where the sum is zero, less the call struck at the cap."""
         tau, cap = steps_left * self.dt, 1.0 + self.claim.cap
@@ -129,14 +152,20 @@ class CliquetPricer:
 
     def _before(self, whole_periods, steps_left, moneyness, variance, accrued):
         """By the integral."""
-        kernel, capped = self._kernels(steps_left, moneyness, variance)
+        headroom = accrued + (whole_periods + 1) * self.claim.cap
+        kernels = self._kernels(steps_left, moneyness, variance)
+        return self._integral(kernels, whole_periods, steps_left, headroom[:, tf.newaxis])[:, 0]
+
+    def _integral(self, kernels, whole_periods, steps_left, headroom):
+        """The price at states `[n]` and headrooms `[n, k]` or `[1, k]`, as `[n, k]`."""
+        kernel, capped = kernels
         transform = tf.einsum("nzk,zk->nz", kernel, self.transforms[whole_periods])
-        probability = tf.linalg.matvec(capped, self.atoms[whole_periods])
+        probability = tf.linalg.matvec(capped, self.atoms[whole_periods])[:, tf.newaxis]
         most = (whole_periods + 1) * self.claim.cap
-        transform -= to_complex(probability)[:, tf.newaxis] * np.exp(most * self.orders)
-        shifted = tf.exp(self.orders * to_complex(accrued)[:, tf.newaxis])
-        integral = tf.math.real(tf.linalg.matvec(shifted * transform, self.weights))
-        price = integral + probability * tf.nn.relu(accrued + most)
+        transform = transform * np.exp(-most * self.orders) - to_complex(probability)
+        growth = tf.exp(to_complex(headroom)[..., tf.newaxis] * self.orders)
+        integral = tf.math.real(growth @ (transform * self.weights)[..., tf.newaxis])[..., 0]
+        price = integral + probability * tf.nn.relu(headroom)
         tau = (whole_periods * self.claim.period + steps_left) * self.dt
         return price * math.exp(-self.market.rate * tau)
 

@@ -230,17 +230,7 @@ class HedgingProblem:
                 that is not positive or a variance that is negative.
         """
         checks.positive_integer("batch_size", batch_size)
-        conditions = {
-            "spot": (spot, lambda x: x > 0.0, "positive numbers"),
-            "variance": (variance, lambda x: x >= 0.0, "non-negative numbers"),
-        }
-        paths = [checks.elements(name, *x) for name, x in conditions.items()]
-        shapes = [x.shape for x in paths]
-        if shapes != 2 * [(len(paths[0]), self.num_steps + 1)] or not len(paths[0]):
-            raise ValueError(
-                f"Expected spot and variance of shape [num_paths, {self.num_steps + 1}]. "
-                f"Received shapes: {shapes}"
-            )
+        paths = checks.paths(spot, variance, self.num_steps + 1)
         paths = tf.data.Dataset.from_tensor_slices(tuple(np.float32(x) for x in paths))
         return paths.batch(batch_size).map(self.episodes_along).prefetch(1)
 

@@ -1,0 +1,89 @@
+"""Hedges on the same paths: against the report of one policy, and scipy's bootstrap."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.testing import assert_allclose
+
+from tfhedge.evaluation.comparison import compare_hedges, run_hedges
+from tfhedge.evaluation.report import LEARNED, NO_HEDGE
+from tfhedge.hedging.claims import Cliquet
+from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
+from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.market.heston import Heston
+from tfhedge.policy.rollout import RecurrentPolicy
+from tfhedge.training.hedger import DeepHedger
+
+PROBLEM = HedgingProblem(
+    market=Heston.from_paper(),
+    claim=Cliquet(num_periods=2, period=3, cap=0.015),
+    instruments=FloatingGrid(maturities=(3,), strikes=(1.01,)),
+    objective=MeanVariance(risk_aversion=1000.0),
+)
+FIXED = dataclasses.replace(
+    PROBLEM, instruments=FixedGrid.chain(expiries=(3, 6), strikes=(0.99, 1.01))
+)
+
+
+def idle(problem):
+    shape = [problem.num_steps, problem.num_instruments]
+    return problem, lambda spot, variance: np.zeros([len(spot), *shape], np.float32)
+
+
+def test_the_numbers_of_the_report():
+    hedger = DeepHedger(PROBLEM, RecurrentPolicy(units=4, num_blocks=1))
+    hedger.compile()
+
+    def learned(spot, variance):
+        return hedger.actions(PROBLEM.features(spot, variance), differentiable=False)
+
+    hedges = {LEARNED: (PROBLEM, learned), NO_HEDGE: idle(PROBLEM), "fixed": idle(FIXED)}
+    outcomes = run_hedges(hedges, num_paths=300, seed=(3, 2), batch_size=128)
+    report = hedger.evaluate_hedge(num_paths=300, seed=(3, 2), batch_size=128)
+    rows = compare_hedges(outcomes, PROBLEM.objective, num_resamples=10)
+    for name, row in report.statistics.items():
+        if name in rows:
+            assert_allclose(outcomes[name][0], report.pnl[name], atol=1e-7)
+            for field in ("std", "cost", "loss"):
+                assert_allclose(getattr(rows[name], field).value, getattr(row, field), rtol=1e-6)
+    assert_allclose(outcomes["fixed"], outcomes[NO_HEDGE])
+
+
+def test_intervals_of_scipy():
+    rng = np.random.default_rng(0)
+    common = rng.normal(0.0, 0.01, 3000)
+    pnl = [common, common + rng.gamma(1.0, 0.002, 3000)]
+    cost = rng.gamma(2.0, 0.001, [2, 3000])
+    outcomes = {name: np.stack(x) for name, *x in zip("ab", pnl, cost, strict=True)}
+    objective = MeanVariance(risk_aversion=300.0)
+    row = compare_hedges(outcomes, objective, num_resamples=4000)["b"]
+
+    def loss(pnl, cost):
+        return objective.loss_of_moments(pnl.var(axis=-1), cost.mean(axis=-1))
+
+    statistics = {
+        "std": lambda p, c, q, d, axis: q.std(axis=axis),
+        "skewness": lambda p, c, q, d, axis: scipy.stats.skew(q, axis=axis),
+        "cost": lambda p, c, q, d, axis: d.mean(axis=axis),
+        "loss": lambda p, c, q, d, axis: loss(q, d),
+        "excess_loss": lambda p, c, q, d, axis: loss(q, d) - loss(p, c),
+    }
+    sample = pnl[0], cost[0], pnl[1], cost[1]
+    for name, statistic in statistics.items():
+        value = statistic(*sample, axis=-1)
+        interval = scipy.stats.bootstrap(
+            sample, statistic, paired=True, n_resamples=4000, method="percentile", rng=1, batch=100
+        ).confidence_interval
+        ours = getattr(row, name)
+        assert_allclose(ours.value, value, rtol=1e-9)
+        width = interval.high - interval.low
+        assert_allclose([ours.low, ours.high], interval, atol=0.1 * width)
+
+
+def test_problems_that_differ():
+    other = dataclasses.replace(PROBLEM, claim=Cliquet(num_periods=2, period=3, cap=0.02))
+    with pytest.raises(ValueError, match="Expected problems that differ in their instruments"):
+        run_hedges({"one": idle(PROBLEM), "other": idle(other)}, num_paths=10, seed=0)

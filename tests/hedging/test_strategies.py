@@ -1,0 +1,102 @@
+"""A desk's hedges: what they hold, against Greeks one by one, and what they leave of risk."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+from tfhedge.hedging.claims import Cliquet
+from tfhedge.hedging.cliquet_greeks import CliquetGreeks
+from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
+from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge
+from tfhedge.market.fourier import heston_price
+from tfhedge.market.heston import Heston
+
+MARKET = Heston(2.0, 0.0625, 8.0, 0.0625, 1.0, -0.7, rate=0.03, dividend_yield=0.01)
+PROBLEM = HedgingProblem(
+    market=MARKET,
+    claim=Cliquet(num_periods=3, period=4, cap=0.015),
+    instruments=FloatingGrid(maturities=(4, 8), strikes=(1.01, 0.98)),
+    objective=MeanVariance(risk_aversion=1000.0),
+)
+
+
+@pytest.fixture(scope="module")
+def greeks():
+    return CliquetGreeks(MARKET, PROBLEM.claim, PROBLEM.dt)
+
+
+@pytest.fixture(scope="module")
+def paths():
+    return PROBLEM.simulate(500, seed=1)
+
+
+def option_greeks(problem, option, spot, variance, bought, time):
+    """Delta and vega at a time of the option bought at another, by the pricing formula itself."""
+    grid, market = problem.instruments, problem.market
+    strike = grid.strikes[option - 1]
+    now, v = (tf.constant(x[:, time], tf.float64) for x in (spot, variance))
+    terms = {"strike": strike * np.float64(spot[:, bought]), "is_call": strike > 1.0}
+    terms["maturity"] = (grid.maturities[option - 1] - time + bought) * problem.dt
+    with tf.GradientTape() as tape:
+        tape.watch([now, v])
+        price = heston_price(**terms, **dataclasses.asdict(market) | {"spot": now, "v0": v})
+    delta, vega = tape.gradient(price, [now, v])
+    return delta, vega / market.spot
+
+
+def test_delta_is_held(greeks, paths):
+    actions = DeltaHedge(PROBLEM, greeks)(*paths)
+    assert not actions[..., 1:].any()
+    growth = np.exp(MARKET.dividend_yield * PROBLEM.dt)
+    held = np.zeros(len(actions))
+    for time in range(PROBLEM.num_steps):
+        held = growth * held + actions[:, time, 0]
+        assert_allclose(held, greeks(*paths).delta[:, time], atol=1e-6)
+
+
+@pytest.mark.parametrize(("option", "interval"), [(1, 1), (1, 4), (2, 3)])
+def test_vega_is_zero_after_each_trade(greeks, paths, option, interval):
+    actions = DeltaVegaHedge(PROBLEM, greeks, option, interval)(*paths)
+    assert not actions[PROBLEM.availability[np.newaxis] * np.ones_like(actions) == 0.0].any()
+    spot, variance = (x.numpy() for x in paths)
+    of_claim, life = greeks(*paths), PROBLEM.instruments.maturities[option - 1]
+    growth = np.exp(MARKET.dividend_yield * PROBLEM.dt)
+    held = np.zeros(len(spot))
+    for time in range(PROBLEM.num_steps):
+        delta, vega = -of_claim.delta[:, time].numpy(), -of_claim.vega[:, time].numpy()
+        for bought in range(max(0, time - life + 1), time + 1):
+            of_option = option_greeks(PROBLEM, option, spot, variance, bought, time)
+            delta += actions[:, bought, option] * of_option[0]
+            vega += actions[:, bought, option] * of_option[1]
+        held = growth * held + actions[:, time, 0]
+        assert_allclose(held + delta, 0.0, atol=2e-3)
+        if time % interval == 0 and time <= PROBLEM.num_steps - life:
+            assert_allclose(vega, 0.0, atol=2e-4)
+        else:
+            assert not actions[:, time, option].any()
+
+
+def test_hedges_reduce_the_variance_in_their_order(greeks, paths):
+    _, targets = PROBLEM.episodes_along(*paths)
+    nothing = np.zeros([500, PROBLEM.num_steps, 3], np.float32)
+    hedges = DeltaHedge(PROBLEM, greeks), DeltaVegaHedge(PROBLEM, greeks, option=1, interval=1)
+    actions = [nothing, *(hedge(*paths) for hedge in hedges)]
+    none, delta, delta_vega = (np.std(PROBLEM.pnl(x, *targets)) for x in actions)
+    assert delta < 0.5 * none
+    assert delta_vega < 0.95 * delta
+
+
+def test_bad_arguments(greeks):
+    fixed = FixedGrid.chain(expiries=(4,), strikes=(1.0,))
+    problem = dataclasses.replace(PROBLEM, instruments=fixed)
+    with pytest.raises(ValueError, match="Expected a problem with a FloatingGrid"):
+        DeltaVegaHedge(problem, greeks, option=1, interval=4)
+    with pytest.raises(ValueError, match="Expected `option` to be one of"):
+        DeltaVegaHedge(PROBLEM, greeks, option=3, interval=4)
+    with pytest.raises(ValueError, match="Expected `interval` to be a positive integer"):
+        DeltaVegaHedge(PROBLEM, greeks, option=1, interval=0)

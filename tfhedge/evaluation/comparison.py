@@ -1,0 +1,127 @@
+"""Hedges beside each other on the same paths, with bootstrap intervals."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tfhedge import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one hedge did; amounts in units of the claim's notional.
+
+    Attributes:
+        std: Standard deviation of the P&L before costs.
+        skewness: Its skewness.
+        cost: Mean transaction costs.
+        loss: The problem's objective.
+        excess_loss: By how much its loss is higher than that of the first hedge.
+    """
+
+    std: Interval
+    skewness: Interval
+    cost: Interval
+    loss: Interval
+    excess_loss: Interval
+
+
+def run_hedges(hedges, num_paths, seed, batch_size=2048):
+    """Profits and losses of several hedges on the same paths.
+
+    Args:
+        hedges: By name, pairs of a `HedgingProblem` and a function from spot and variance, each
+            `[num_paths, num_steps + 1]`, to actions. The problems' markets, claims and time steps
+            are the same; what can be traded may differ.
+        num_paths: Number of paths.
+        seed: An integer, or a pair of them to tell streams of one seed apart.
+        batch_size: Paths simulated at once.
+
+    Returns:
+        P&L before costs and costs by name, each float64 NumPy `[2, num_paths]`.
+
+    Raises:
+        ValueError: If the problems differ in more than what can be traded.
+    """
+    problems = [problem for problem, _ in hedges.values()]
+    first = problems[0]
+    for problem in problems:
+        if dataclasses.replace(problem, instruments=first.instruments) != first:
+            raise ValueError(
+                "Expected problems that differ in their instruments alone. Received: "
+                f"{first} and {problem}"
+            )
+    outcomes = {name: [] for name in hedges}
+    for start in range(0, num_paths, batch_size):
+        size = min(batch_size, num_paths - start)
+        spot, variance = first.simulate(size, seed, start)
+        targets = {id(problem): problem.episodes_along(spot, variance)[1] for problem in problems}
+        for name, (problem, actions_of) in hedges.items():
+            actions = tf.convert_to_tensor(actions_of(spot, variance))
+            pnl = problem.pnl(actions, *targets[id(problem)])
+            outcomes[name].append(np.float64([pnl, problem.cost(actions)]))
+    return {name: np.concatenate(parts, axis=1) for name, parts in outcomes.items()}
+
+
+def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
+    """Statistics of hedges on the same paths, with intervals by the paired percentile bootstrap.
+
+    Args:
+        outcomes: What `run_hedges` returns.
+        objective: The problems' objective.
+        num_resamples: Number of samples of paths, with replacement; each is one for all hedges.
+        seed: Their seed.
+
+    Returns:
+        A `Row` by name.
+
+    Raises:
+        ValueError: If `num_resamples` is not a positive integer.
+
+    Reference: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+
+    Example:
+    >>> from tfhedge.hedging.objectives import MeanVariance
+    >>> pnl, cost = np.random.default_rng(0).normal(0.0, 0.01, [2, 2000])
+    >>> outcomes = {"one": np.stack([pnl, abs(cost)]), "twice": np.stack([2 * pnl, abs(cost)])}
+    >>> row = compare_hedges(outcomes, MeanVariance(risk_aversion=1000.0))["twice"]
+    >>> print(f"{row.std.value:.4f} in [{row.std.low:.4f}, {row.std.high:.4f}]")
+    0.0200 in [0.0194, 0.0206]
+    """
+    checks.positive_integer("num_resamples", num_resamples)
+    pnl, cost = np.stack(list(outcomes.values()), axis=1)
+    centred = pnl - pnl.mean(axis=1, keepdims=True)
+    powers = np.concatenate([centred, centred**2, centred**3, cost])
+    num_paths, rng = pnl.shape[1], np.random.default_rng(seed)
+    draws = (rng.integers(num_paths, size=num_paths) for _ in range(num_resamples))
+    counts = (np.bincount(draw, minlength=num_paths) for draw in draws)
+    resampled = np.stack([powers @ count for count in counts]) / num_paths
+    point, sample = (
+        _statistics(x, objective) for x in (powers.mean(axis=1)[np.newaxis], resampled)
+    )
+    low, high = np.quantile(sample, [0.025, 0.975], axis=1)
+    intervals = np.stack([point[:, 0], low, high], axis=-1)  # [statistic, hedge, 3]
+    return {
+        name: Row(*(Interval(*numbers) for numbers in intervals[:, i].tolist()))
+        for i, name in enumerate(outcomes)
+    }
+
+
+def _statistics(moments, objective):
+    """The fields of `Row`, from moments `[num_samples, 4 num_hedges]`."""
+    mean, square, cube, cost = np.split(moments, 4, axis=1)
+    variance = square - mean**2
+    std = np.sqrt(variance)
+    skewness = (cube - 3.0 * mean * square + 2.0 * mean**3) / np.maximum(std, 1e-300) ** 3
+    loss = objective.loss_of_moments(variance, cost)
+    return np.stack([std, skewness, cost, loss, loss - loss[:, :1]])

@@ -1,0 +1,108 @@
+"""The hedges that a desk would use: by delta, and by delta and vega."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfhedge import checks
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.market.premiums import PriceSurface
+
+
+class DeltaHedge:
+    r"""Holds as many units of the underlying as the claim has delta.
+
+    The trades are $u_t = \Delta_t - e^{q}\Delta_{t-1}$, with the dividend yield $q$ of a step: the
+    dividends of what is held are invested in the underlying.
+
+    Args:
+        problem: A `HedgingProblem`.
+        greeks: What computes delta and vega of its claim along paths, such as `CliquetGreeks`, of
+            the market's model or of another one.
+    """
+
+    def __init__(self, problem, greeks):
+        self.problem, self.greeks = problem, greeks
+
+    def __call__(self, spot, variance):
+        """All trades of each path.
+
+        Args:
+            spot: Prices of the underlying, `[num_paths, num_steps + 1]`.
+            variance: Instantaneous variance, of the same shape.
+
+        Returns:
+            Actions, float32 NumPy array `[num_paths, num_steps, num_instruments]`.
+        """
+        return self._actions(self.greeks(spot, variance).delta.numpy())
+
+    def _actions(self, delta):
+        """Trades in the underlying alone that hold `delta`, `[num_paths, num_steps]`."""
+        problem = self.problem
+        actions = np.zeros([*delta.shape, problem.num_instruments], np.float32)
+        growth = np.float32(np.exp(problem.market.dividend_yield * problem.dt))
+        actions[..., 0] = delta
+        actions[:, 1:, 0] -= growth * delta[:, :-1]
+        return actions
+
+
+class DeltaVegaHedge(DeltaHedge):
+    """Buys one option of a floating grid so that the position has no vega, and the rest by delta.
+
+    At every `interval`-th step, as long as the option is available, as many of it are bought as
+    bring the vega of the claim and of all options that are still alive to zero. What they lack in
+    delta is held in the underlying at every step. Options are held until they expire.
+
+    Args:
+        problem: A `HedgingProblem` with a `FloatingGrid`.
+        greeks: As for `DeltaHedge`.
+        option: Number of the instrument, from 1 on, that hedges the vega.
+        interval: Steps between trades in it.
+
+    Raises:
+        ValueError: If the grid does not float, or has no such instrument, or the interval is not a
+            positive integer.
+    """
+
+    def __init__(self, problem, greeks, option, interval):
+        super().__init__(problem, greeks)
+        grid = problem.instruments
+        if not isinstance(grid, FloatingGrid):
+            raise ValueError(f"Expected a problem with a FloatingGrid. Received: {grid}")
+        checks.one_of("option", option, range(1, problem.num_instruments))
+        self.option = option
+        self.interval = checks.positive_integer("interval", interval)
+        self._life, self._strike = grid.maturities[option - 1], grid.strikes[option - 1]
+        self._surface = PriceSurface(problem.market, problem.dt, self._life)
+
+    def __call__(self, spot, variance):
+        """As `DeltaHedge`."""
+        spot, variance = (tf.cast(x, tf.float32) for x in (spot, variance))
+        delta, vega = (np.array(x) for x in self.greeks(spot, variance))
+        bought = np.zeros_like(vega)
+        for time in range(0, self.problem.num_steps - self._life + 1, self.interval):
+            alive = slice(time, time + self._life)
+            option_delta, option_vega = self._option_greeks(spot[:, alive], variance[:, alive])
+            bought[:, time] = vega[:, time] / option_vega[:, 0]
+            delta[:, alive] -= bought[:, time, None] * option_delta
+            vega[:, alive] -= bought[:, time, None] * option_vega
+        actions = self._actions(delta)
+        actions[..., self.option] = bought
+        return actions
+
+    def _option_greeks(self, spot, variance):
+        """Delta and vega of the option bought at the first of the times that it lives.
+
+        Args:
+            spot: Prices of the underlying at these times, `[num_paths, life]`.
+            variance: Instantaneous variance, of the same shape.
+
+        Returns:
+            Two NumPy arrays of that shape; delta by the spot in units of the initial one.
+        """
+        moneyness, option = spot / spot[:, :1], ([self._strike], [self._strike > 1.0])
+        with tf.GradientTape() as tape:
+            tape.watch([moneyness, variance])
+            life = np.arange(self._life, 0, -1)
+            price = self._surface(moneyness, variance, *option, life)
+        delta, vega = tape.gradient(price, [moneyness, variance])
+        return delta.numpy(), (vega * spot[:, :1] / self.problem.market.spot).numpy()
