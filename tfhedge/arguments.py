@@ -212,6 +212,30 @@ def add_export(commands):
     return parser
 
 
+def add_compare(commands):
+    """Adds `tfhedge compare`."""
+    parser = add_command(
+        commands, "compare", "compare policies of runs with a desk's hedges on the same paths"
+    )
+    parser.add_argument(
+        "runs", type=Path, metavar="RUN", nargs="+", help="folders of runs in the same market"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the results (default: the first run's)"
+    )
+    parser.add_argument(
+        "--paths",
+        type=int,
+        default=RunConfig.test_paths,
+        metavar="INT",
+        help="fresh paths (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="their seed (default: %(default)s)"
+    )
+    return parser
+
+
 def default_text(presets, name):
     """The end of a help text: the default of a setting in each preset, if that is a number."""
     defaults = {preset: getattr(config, name) for preset, config in presets.items()}

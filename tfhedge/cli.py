@@ -16,6 +16,7 @@ from pathlib import Path
 from tfhedge.arguments import (
     Parser,
     add_calibrate,
+    add_compare,
     add_experiment,
     add_export,
     add_sweep,
@@ -30,7 +31,7 @@ from tfhedge.workflow.config import (
     read_settings,
     resumed_settings,
 )
-from tfhedge.workflow.tables import comparison_table, search_table
+from tfhedge.workflow.tables import comparison_table, hedges_table, search_table
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
@@ -259,6 +260,17 @@ def export(parser, options):
     return 0
 
 
+def compare(parser, options):
+    """Runs `tfhedge compare` and returns its exit status."""
+    set_up_tensorflow()
+    folder = options.out or options.runs[0]
+    with refusals(parser):
+        module = import_quietly("tfhedge.workflow.comparison")
+        outcome = module.compare_runs(options.runs, folder, options.paths, options.seed)
+    print(f"{hedges_table(outcome)}\n\n{folder / 'comparison.json'}")
+    return 0
+
+
 # What adds a command's arguments, and what runs it.
 COMMANDS = {
     add_train: train,
@@ -266,6 +278,7 @@ COMMANDS = {
     add_experiment: experiment,
     add_calibrate: calibrate,
     add_export: export,
+    add_compare: compare,
 }
 
 if __name__ == "__main__":

@@ -51,8 +51,11 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
         P&L before costs and costs by name, each float64 NumPy `[2, num_paths]`.
 
     Raises:
-        ValueError: If the problems differ in more than what can be traded.
+        ValueError: If the problems differ in more than what can be traded, or a number is not a
+            positive integer.
     """
+    checks.positive_integer("num_paths", num_paths)
+    checks.positive_integer("batch_size", batch_size)
     problems = [problem for problem, _ in hedges.values()]
     first = problems[0]
     for problem in problems:

@@ -38,6 +38,24 @@ def comparison_table(outcome):
     return "\n".join(lines)
 
 
+def hedges_table(outcome):
+    """Hedges on the same paths: statistics, and in brackets their 95 % intervals.
+
+    Args:
+        outcome: What `compare_runs` returns.
+    """
+    width = max(map(len, outcome["hedges"])) + 2
+    lines = [f"{'':<{width}}{'std':>9}{'skewness':>10}{'cost':>9}{'loss':>9}   excess loss"]
+    for name, row in outcome["hedges"].items():
+        excess = row["excess_loss"]
+        lines.append(
+            f"{name:<{width}}{row['std']['value']:>9.5f}{row['skewness']['value']:>10.2f}"
+            f"{row['cost']['value']:>9.5f}{row['loss']['value']:>9.4f}{excess['value']:>10.4f} "
+            f"[{excess['low']:.4f}, {excess['high']:.4f}]"
+        )
+    return "\n".join(lines)
+
+
 def number(value, form):
     """A number in a format, or a dash for None."""
     return "-" if value is None else format(value, form)

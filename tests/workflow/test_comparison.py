@@ -1,0 +1,77 @@
+"""`tfhedge compare`: which hedges, on which paths, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfhedge import cli
+from tfhedge.evaluation.report import NO_HEDGE
+from tfhedge.workflow.comparison import desk_hedges
+from tfhedge.workflow.config import RunConfig
+from tfhedge.workflow.run import TEST, load_run, make_problem
+
+# One period, whose Greeks need no tables.
+SMALL = (
+    "--num-steps 10 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
+    "--steps 2 --validate-every 2 --validation-paths 64 --test-paths 64 --optimizer adam"
+).split()
+
+
+def train(folder, *options):
+    assert cli.main(["train", "--out", str(folder), *SMALL, *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "floating")
+
+
+def test_two_runs_and_a_desk(run, tmp_path, capsys):
+    other = train(tmp_path / "fixed", "--grid", "fixed")
+    assert cli.main(["compare", str(run), str(other), "--paths", "300"]) == 0
+    outcome = json.loads((run / "comparison.json").read_text())
+    hedges = outcome["hedges"]
+    *names, by_options = hedges
+    assert names == [
+        str(run),
+        str(other),
+        f"{run}, without its options",
+        NO_HEDGE,
+        "Black-Scholes delta",
+        "Heston delta",
+    ]
+    assert by_options.startswith("delta and vega by 10-step options, strike 1.01, every ")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in hedges)
+    hedger, _ = load_run(run)
+    report = hedger.evaluate_hedge(num_paths=300, seed=(0, TEST), batch_size=300)
+    for name, row in zip([run, NO_HEDGE], ["learned", NO_HEDGE], strict=True):
+        found = hedges[str(name)]["loss"]["value"]
+        np.testing.assert_allclose(found, report.statistics[row].loss, rtol=1e-5)
+    assert hedges["Heston delta"]["std"]["value"] < 0.5 * hedges[NO_HEDGE]["std"]["value"]
+
+
+def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
+    monkeypatch.setattr("tfhedge.workflow.comparison.CliquetGreeks", lambda *arguments: None)
+    desk, candidates = desk_hedges(make_problem(RunConfig()))
+    assert list(desk) == [NO_HEDGE, "Black-Scholes delta", "Heston delta"]
+    assert {name: list(hedges) for name, hedges in candidates.items()} == {
+        "delta and vega by 20-step options, strike 1.01": [1, 5, 10, 20],
+        "delta and vega by 40-step options, strike 1": [1, 5, 10, 20, 40],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [("--paths 0", "`num_paths`"), ("--seed -1", "`seed`"), ("--out /dev/null/x", "/dev/null")],
+)
+def test_nonsense_is_refused(run, options, complaint, refusal):
+    assert complaint in refusal(["compare", str(run), *options.split()])
+
+
+def test_runs_in_different_markets_are_refused(run, tmp_path, refusal):
+    other = train(tmp_path / "other", "--xi", "0.5")
+    assert "differ in their instruments alone" in refusal(["compare", str(run), str(other)])
+    assert "No such file" in refusal(["compare", str(tmp_path / "none")])

@@ -1,0 +1,127 @@
+"""Trained policies beside the hedges that a desk would use, on the same fresh paths."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from tfhedge import checks
+from tfhedge.evaluation.comparison import compare_hedges, run_hedges
+from tfhedge.evaluation.report import NO_HEDGE
+from tfhedge.files import write_json
+from tfhedge.hedging.cliquet_greeks import CliquetGreeks
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge
+from tfhedge.workflow.machine import machine
+from tfhedge.workflow.run import TEST, VALIDATION, load_run
+
+# Steps between trades in the option that hedges the vega, of which validation chooses.
+INTERVALS = (1, 5, 10, 20, 40)
+# A volatility of variance so small that the market is that of Black and Scholes, with the
+# variance that is expected today.
+_XI_OF_BLACK_SCHOLES = 0.02
+_BATCH_SIZE = 10_000
+
+
+def compare_runs(runs, folder, num_paths, seed=0):
+    """Compares runs with each other and with a desk's hedges, and leaves `comparison.json`.
+
+    The desk's hedges are none; the deltas of Black and Scholes and of the market's own model; and
+    delta and vega by one option, of which the life is one period or two and the strike next to the
+    cap, at the interval with the least loss on as many validation paths.
+
+    Args:
+        runs: The runs' folders, `pathlib.Path`; their problems differ in their instruments alone.
+        folder: Folder of the results, a `pathlib.Path`.
+        num_paths: Number of test paths, which no run has seen.
+        seed: Their seed.
+
+    Returns:
+        The contents of `comparison.json`: statistics by hedge, the first run first, with intervals.
+
+    Raises:
+        ValueError: If a folder holds no run, or the problems differ, or a number is out of its
+            range.
+        OSError: If there is no such folder, or no checkpoint in it, or `folder` cannot be made.
+    """
+    checks.positive_integer("num_paths", num_paths)
+    checks.one_of("seed", seed, range(2**31 - 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    policies, problem = {}, None
+    for run in runs:
+        hedger, _ = load_run(run)
+        problem = problem or hedger.problem
+        policies[str(run)] = hedger.problem, functools.partial(learned, hedger)
+    first, actions_of = policies[str(runs[0])]
+    stock_only = np.eye(1, first.num_instruments, dtype=np.float32)
+    policies[f"{runs[0]}, without its options"] = (
+        first,
+        lambda spot, variance: actions_of(spot, variance) * stock_only,
+    )
+    arguments = {"num_paths": num_paths, "batch_size": _BATCH_SIZE}
+    run_hedges(policies, num_paths=2, seed=seed)  # refuses what cannot be compared, at once
+    desk, candidates = desk_hedges(problem)
+    for name, hedges in candidates.items():
+        outcomes = run_hedges(hedges, seed=(seed, VALIDATION), **arguments)
+        losses = {x: problem.objective.loss(*map(np.float64, y)) for x, y in outcomes.items()}
+        best = min(losses, key=losses.get)
+        desk[f"{name}, every {best} steps"] = hedges[best]
+    outcomes = run_hedges(policies | desk, seed=(seed, TEST), **arguments)
+    rows = compare_hedges(outcomes, problem.objective)
+    outcome = {
+        "num_paths": num_paths,
+        "seed": seed,
+        "hedges": {name: dataclasses.asdict(row) for name, row in rows.items()},
+        "machine": machine(),
+    }
+    write_json(folder / "comparison.json", outcome)
+    return outcome
+
+
+def learned(hedger, spot, variance):
+    """The trades of a policy along paths."""
+    features = hedger.problem.features(spot, variance)
+    return hedger.actions(features, differentiable=False)
+
+
+def desk_hedges(problem):
+    """The hedges that a desk would use.
+
+    Args:
+        problem: A `HedgingProblem`.
+
+    Returns:
+        As `run_hedges` takes them, hedges by name, and by name the candidates for one more hedge,
+        by the steps between its trades.
+    """
+    claim, dt = problem.claim, problem.dt
+    greeks = CliquetGreeks(problem.market, claim, dt)
+    lognormal = dataclasses.replace(problem.market, xi=_XI_OF_BLACK_SCHOLES)
+    desk = {
+        NO_HEDGE: (problem, functools.partial(idle, problem)),
+        "Black-Scholes delta": (problem, DeltaHedge(problem, CliquetGreeks(lognormal, claim, dt))),
+        "Heston delta": (problem, DeltaHedge(problem, greeks)),
+    }
+    candidates, grid = {}, problem.instruments
+    lives = claim.period, 2 * claim.period
+    for life in lives if isinstance(grid, FloatingGrid) else ():
+        strikes = {
+            abs(strike - 1.0 - claim.cap): (option, strike)
+            for option, (maturity, strike) in enumerate(
+                zip(grid.maturities, grid.strikes, strict=True), start=1
+            )
+            if maturity == life <= problem.num_steps
+        }
+        if strikes:
+            option, strike = strikes[min(strikes)]
+            candidates[f"delta and vega by {life}-step options, strike {strike:g}"] = {
+                interval: (problem, DeltaVegaHedge(problem, greeks, option, interval))
+                for interval in INTERVALS
+                if interval <= life
+            }
+    return desk, candidates
+
+
+def idle(problem, spot, variance):
+    """No trades."""
+    return np.zeros([len(spot), problem.num_steps, problem.num_instruments], np.float32)
