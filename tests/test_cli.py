@@ -16,9 +16,13 @@ import pytest
 import tensorflow as tf
 
 from tfhedge import arguments, cli
+from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS
 from tfhedge.market import calibration
 from tfhedge.market.heston import Heston
+from tfhedge.policy import cell
+from tfhedge.workflow import config
 from tfhedge.workflow.config import PRESETS, RunConfig, read_market
+from tfhedge.workflow.run import load_run
 
 SMALL = (  # with Adam, whose step is compiled in half of the time
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -69,6 +73,7 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
     ("options", "complaint"),
     [
         ("--grid fine", "--grid"),
+        ("--observes prices", "--observes"),
         ("--rho 1.2", "rho"),
         ("--rho nan", "rho"),
         ("--v0 -0.01", "v0"),
@@ -182,6 +187,16 @@ def test_contracts_of_a_fixed_grid_are_hedged_with(num_steps, tmp_path, capsys):
     assert trades.shape == [None, int(num_steps), 1 + 7 * num_expiries]
 
 
+def test_the_underlying_alone_by_a_policy_that_sees_what_it_holds(tmp_path):
+    options = ["--grid", "none", "--observes", "holdings", "--steps", "2"]
+    assert train(tmp_path / "run", *options) == 0
+    hedger, summary = load_run(tmp_path / "run")
+    assert hedger.problem.num_instruments == 1
+    assert hedger.policy.observes == "holdings"
+    rows = summary["statistics"]
+    assert rows[LEARNED] == rows[WITHOUT_OPTIONS]
+
+
 def test_training_stops_at_the_target(tmp_path):
     assert train(tmp_path / "run", "--steps", "8", "--target-loss", "1000") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -229,6 +244,10 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
 
 def test_calibrate_offers_the_weights_there_are():
     assert arguments.WEIGHTS == calibration.WEIGHTS
+
+
+def test_train_offers_what_a_policy_may_observe():
+    assert config.OBSERVABLE == cell.OBSERVABLE
 
 
 def test_export_hands_the_policy_of_a_run_to_a_server(tmp_path, capsys, refusal):

@@ -82,6 +82,7 @@ CASES = {
     "longer than the horizon": floating((7, 2, 100, 7), (1.0, 0.99, 1.01, 1.02)),
     "one option": floating([2], [1.0], spot_cost=0.0, option_cost=0.25),
     "of the paper": floating(spot_cost=0.5, option_cost=0.25),
+    "the underlying alone": floating((), ()),
     "fixed": fixed((6, 1, 6, 3), (1.0, 0.98, 1.02, 1.01), (True, False, False, True)),
     "fixed, longer than the horizon": fixed((9, 5, 9), (95.0, 1.0, 0.01), (True, False, True)),
     "one fixed option": fixed([1], [1.0], [False], spot_cost=0.0, option_cost=0.25),
@@ -174,7 +175,7 @@ def test_premiums_are_the_exact_prices_one_by_one(case, pricing):
     for n, t, i in np.ndindex(*exact.shape):
         exact[n, t, i] = case.premium(spot[n].astype(np.float64), variance[n], i, t)
     # Of the deepest contract in the table the price is that of 95 spots.
-    assert_allclose(premiums, exact, rtol=0, atol=5e-7 * max(1.0, *exact.ravel()))
+    assert_allclose(premiums, exact, rtol=0, atol=5e-7 * np.max(exact, initial=1.0))
 
 
 @every_fixed_grid
@@ -241,7 +242,7 @@ def test_prices_are_those_of_quantlib():
             assert_allclose(prices[30 - days, i], option.NPV(), rtol=0, atol=5e-7 * strike)
 
 
-@pytest.mark.parametrize("name", ["interleaved", "fixed"])
+@pytest.mark.parametrize("name", ["interleaved", "the underlying alone", "fixed"])
 def test_a_graph_serves_every_number_of_paths(name, pricing):
     grid = CASES[name].grid
     price = pricing(grid)
@@ -261,7 +262,6 @@ def test_a_graph_serves_every_number_of_paths(name, pricing):
     ("arguments", "message"),
     [
         ({"maturities": (1,), "strikes": (1.0, 1.1)}, "of one length. Received: 1 and 2"),
-        ({"maturities": (), "strikes": ()}, "at least one option"),
         ({"maturities": 1}, "`maturities` to be a list. Received: maturities=1"),
         ({"strikes": 1.0}, "`strikes` to be a list. Received: strikes=1.0"),
         ({"maturities": (0,)}, "`maturities` to be a positive integer.*maturities=0"),
@@ -311,3 +311,8 @@ def test_actions_of_another_shape_have_no_holdings(shape):
     message = rf"`actions` to be of shape \[num_paths, num_steps, 3\]. .*: {re.escape(str(shape))}"
     with pytest.raises(ValueError, match=message):
         grid.holdings(tf.zeros(shape))
+
+
+def test_a_fixed_grid_has_options():
+    with pytest.raises(ValueError, match="Expected at least one option"):
+        FixedGrid(expiries=(), strikes=(), is_call=())

@@ -39,8 +39,6 @@ class OptionGrid:
                 f"Expected `{life_name}` and `strikes` to be of one length. "
                 f"Received: {len(lives)} and {len(self.strikes)} of them"
             )
-        if not self.strikes:
-            raise ValueError(f"Expected at least one option. Received: {life_name}=()")
         for life in lives:
             checks.positive_integer(life_name, life)
         for strike in self.strikes:
@@ -77,7 +75,8 @@ class FloatingGrid(OptionGrid):
         r_{t,T}^(1) = x_T - x_t,
         r_{t,T}^(i) = (x_{t+tau_i} - K_t^i)^+ - C_t(tau_i, k_i)    for a call, a put likewise.
 
-    Options that would expire after T are not available: their returns are zero.
+    Options that would expire after T are not available: their returns are zero. A grid without any
+    is the underlying alone.
 
     Args:
         maturities: Time to maturity of each option, in time steps.
@@ -147,6 +146,8 @@ class FloatingGrid(OptionGrid):
             A function of spot and variance, each `[num_paths, num_steps + 1]`: the prices at the
             trading times, `[num_paths, num_steps, num_instruments - 1]`.
         """
+        if not self.strikes:
+            return lambda spot, variance: variance[:, :-1, np.newaxis][..., :0]
         strikes = np.array(self.strikes)
         surface = PremiumSurface(
             market, np.log(strikes), np.array(self.maturities) * dt, strikes > 1.0
@@ -229,6 +230,8 @@ class FixedGrid(OptionGrid):
 
     def __post_init__(self):
         self._check("expiries", "is_call")
+        if not self.strikes:
+            raise ValueError("Expected at least one option. Received: expiries=()")
         if len(self.is_call) != len(self.strikes):
             raise ValueError(
                 "Expected `is_call` and `strikes` to be of one length. "

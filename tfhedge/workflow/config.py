@@ -32,7 +32,10 @@ SEARCH_GRIDS = {
 }
 
 # The options that can be traded.
-GRIDS = ("floating", "fixed")
+GRIDS = ("floating", "fixed", "none")
+
+# What a policy may see of its past trades; those of `tfhedge.policy`, which imports TensorFlow.
+OBSERVABLE = ("last_action", "holdings", "nothing")
 
 # What a run is continued from, with which settings.
 CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.npz", "config.json"
@@ -92,6 +95,13 @@ class RunConfig:
     test_paths: int = _setting(TRAINING, 70_000, "fresh paths for the final report")
     units: int = _setting(POLICY, 32, "width of the policy's LSTM blocks")
     num_blocks: int = _setting(POLICY, 4, "number of LSTM blocks")
+    observes: str | None = _setting(
+        POLICY,
+        None,
+        "what the policy sees of its past trades: the last, as in the paper, or their sum "
+        "(default: last_action, with a fixed grid holdings)",
+        OBSERVABLE,
+    )
     spot: float = _setting(MARKET, 1.0, "initial price of the underlying")
     v0: float = _setting(MARKET, 0.0625, "initial variance")
     kappa: float = _setting(MARKET, 8.0, "speed of mean reversion")
@@ -108,7 +118,7 @@ class RunConfig:
         CLAIM,
         "floating",
         "options traded: floating, those of the paper; fixed, contracts that expire at a quarter, "
-        "half, three quarters and the end, and the policy sees its holdings",
+        "half, three quarters and the end; none, the underlying alone",
         GRIDS,
     )
     spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
@@ -118,6 +128,7 @@ class RunConfig:
     def __post_init__(self):
         checks.one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
         checks.one_of("grid", self.grid, GRIDS)
+        checks.one_of("observes", self.observes, (None, *OBSERVABLE))
         for field in dataclasses.fields(self):
             if field.type is int and field.name != "seed":
                 checks.positive_integer(field.name, getattr(self, field.name))

@@ -65,14 +65,16 @@ def make_instruments(config):
     costs = {"spot_cost": config.spot_cost, "option_cost": config.option_cost}
     if config.grid == "floating":
         return FloatingGrid.from_paper(**costs)
+    if config.grid == "none":
+        return FloatingGrid(maturities=(), strikes=(), **costs)
     expiries = sorted({math.ceil(config.num_steps * quarter / 4) for quarter in range(1, 5)})
     return FixedGrid.chain(expiries, FIXED_STRIKES, **costs)
 
 
 def make_policy(config):
-    """The policy of a `RunConfig`, which sees its holdings where the contracts are fixed."""
-    observes = "holdings" if config.grid == "fixed" else "last_action"
-    return RecurrentPolicy(config.units, config.num_blocks, observes)
+    """The policy of a `RunConfig`; where the contracts are fixed it sees its holdings."""
+    default = "holdings" if config.grid == "fixed" else "last_action"
+    return RecurrentPolicy(config.units, config.num_blocks, config.observes or default)
 
 
 def make_optimizer(config):
