@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## train a small hedger and report how well it hedges
 	$(BIN)/tfhedge train --preset demo
 
 test: $(VENV)/.installed-dev  ## run the tests, and the examples in the documentation
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/pytest -m slow

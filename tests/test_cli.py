@@ -22,7 +22,7 @@ from tfhedge.market.heston import Heston
 from tfhedge.policy import cell
 from tfhedge.workflow import config
 from tfhedge.workflow.config import PRESETS, RunConfig, read_market
-from tfhedge.workflow.run import load_run
+from tfhedge.workflow.run import load_run, make_instruments
 
 SMALL = (  # with Adam, whose step is compiled in half of the time
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -128,10 +128,10 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
     assert (tmp_path / "summary.json").read_text() == "precious"
 
 
-@pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
-def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, capsys, caplog):
-    for name in "ab":
-        assert train(tmp_path / name, "--steps", "5", "--optimizer", optimizer, "--seed", "3") == 0
+def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplog):
+    for name, seed in zip("abc", "334", strict=True):
+        options = ["--steps", "5", "--optimizer", "dh-kfac", "--seed", seed]
+        assert train(tmp_path / name, *options) == 0
     printed = capsys.readouterr().out
     assert "no hedge" in printed
     assert "learned, without its options" in printed
@@ -150,7 +150,7 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, ca
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
     config = json.loads((folder / "config.json").read_text())
     assert RunConfig(**config) == dataclasses.replace(
-        PRESETS["demo"], **{**config, "optimizer": optimizer, "seed": 3, "steps": 5}
+        PRESETS["demo"], **{**config, "optimizer": "dh-kfac", "seed": 3, "steps": 5}
     )
     summary, again = (json.loads((tmp_path / x / "summary.json").read_text()) for x in "ab")
     assert summary["steps"] == 5
@@ -162,20 +162,13 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(optimizer, tmp_path, ca
     assert summary == again
     assert [int(row["step"]) for row in history(folder)] == [2, 4, 5]
     assert history(folder) == history(tmp_path / "b")
+    first, other = history(folder)[0], history(tmp_path / "c")[0]
+    assert first["loss"] != other["loss"]
+    assert first["val_loss"] != other["val_loss"]
 
 
-def test_another_seed_is_another_run(tmp_path):
-    for seed in "01":
-        train(tmp_path / seed, "--steps", "1", "--seed", seed)
-    first, second = (history(tmp_path / seed)[0] for seed in "01")
-    assert first["loss"] != second["loss"]
-    assert first["val_loss"] != second["val_loss"]
-
-
-@pytest.mark.parametrize("num_steps", ["20", "2"])
-def test_contracts_of_a_fixed_grid_are_hedged_with(num_steps, tmp_path, capsys):
-    options = ["--grid", "fixed", "--steps", "2", "--num-steps", num_steps, "--period", "2"]
-    assert train(tmp_path / "run", *options) == 0
+def test_contracts_of_a_fixed_grid_are_hedged_with(tmp_path, capsys):
+    assert train(tmp_path / "run", "--grid", "fixed", "--steps", "2") == 0
     assert "learned, without its options" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["grid"] == "fixed"
     trades = (
@@ -183,8 +176,12 @@ def test_contracts_of_a_fixed_grid_are_hedged_with(num_steps, tmp_path, capsys):
         .signatures["rollout"]
         .structured_outputs["action"]
     )
-    num_expiries = 4 if num_steps == "20" else 2
-    assert trades.shape == [None, int(num_steps), 1 + 7 * num_expiries]
+    assert trades.shape == [None, 20, 1 + 7 * 4]
+
+
+def test_a_short_claim_has_fewer_contracts():
+    grid = make_instruments(RunConfig(grid="fixed", num_steps=2, period=2))
+    assert sorted(set(grid.expiries)) == [1, 2]
 
 
 def test_the_underlying_alone_by_a_policy_that_sees_what_it_holds(tmp_path):

@@ -223,6 +223,34 @@ def add_compare(commands):
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the results (default: the first run's)"
     )
+    add_test_paths(parser)
+    return parser
+
+
+def add_figures(commands):
+    """Adds `tfhedge figures`."""
+    parser = add_command(
+        commands,
+        "figures",
+        "draw the figures of the paper for a run, and check its findings",
+        "Each figure is a PNG, with its data beside it as JSON.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--experiment",
+        type=Path,
+        metavar="FILE",
+        help="optimizers.json of `tfhedge experiment optimizers`, for figures 3 and 4",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the figures (default: RUN/figures)"
+    )
+    add_test_paths(parser)
+    return parser
+
+
+def add_test_paths(parser):
+    """Adds what commands that evaluate have in common."""
     parser.add_argument(
         "--paths",
         type=int,
@@ -233,7 +261,6 @@ def add_compare(commands):
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="their seed (default: %(default)s)"
     )
-    return parser
 
 
 def default_text(presets, name):

@@ -19,6 +19,7 @@ from tfhedge.arguments import (
     add_compare,
     add_experiment,
     add_export,
+    add_figures,
     add_sweep,
     add_train,
     given_settings,
@@ -31,7 +32,7 @@ from tfhedge.workflow.config import (
     read_settings,
     resumed_settings,
 )
-from tfhedge.workflow.tables import comparison_table, hedges_table, search_table
+from tfhedge.workflow.tables import comparison_table, findings_table, hedges_table, search_table
 
 DESCRIPTION = "Train hedging policies for exotic options, fast, by second-order optimization."
 
@@ -271,6 +272,19 @@ def compare(parser, options):
     return 0
 
 
+def figures(parser, options):
+    """Runs `tfhedge figures` and returns its exit status."""
+    set_up_tensorflow()
+    folder = options.out or options.folder / "figures"
+    with refusals(parser):
+        module = import_quietly("tfhedge.workflow.figures")
+        outcome = module.make_figures(
+            options.folder, folder, options.experiment, options.paths, options.seed
+        )
+    print(f"{findings_table(outcome)}\n\n{folder}")
+    return 0
+
+
 # What adds a command's arguments, and what runs it.
 COMMANDS = {
     add_train: train,
@@ -279,6 +293,7 @@ COMMANDS = {
     add_calibrate: calibrate,
     add_export: export,
     add_compare: compare,
+    add_figures: figures,
 }
 
 if __name__ == "__main__":

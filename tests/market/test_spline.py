@@ -32,3 +32,11 @@ def test_the_error_falls_with_the_third_power_of_the_cells():
 def test_arguments_out_of_the_grid_are_moved_to_its_edge():
     spline = TensorSpline(spline_sites(3) ** 2)
     assert_allclose(spline(tf.constant([-1.0, 0.0, 3.0, 1e9])), [0, 0, 9, 9], rtol=1e-6, atol=1e-6)
+
+
+def test_stacked_functions_are_told_apart():
+    x = spline_sites(4)
+    spline = TensorSpline(np.stack([np.add.outer(x, x), np.multiply.outer(x, x)]), stacked=True)
+    arguments = tf.constant([[1.0], [3.0]]), tf.constant([[2.0], [0.5]])
+    values = spline(*arguments, function=np.array([0, 1], np.int32))
+    assert_allclose(values, [[3.0, 2.0], [3.5, 1.5]], rtol=1e-6)

@@ -118,7 +118,7 @@ def killed_and_continued(kills, small, tmp_path):
 
 
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(small, tmp_path):
-    killed_and_continued(5, small, tmp_path)
+    killed_and_continued(2, small, tmp_path)
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ class CliquetGreeks:
         self.market, self.claim, self.dt = market, claim, dt
         self._last_period = PriceSurface(market, dt, claim.period)
         self._log_cap = math.log1p(claim.cap)
-        self._tables = self._tabulate() if claim.num_periods > 1 else {}
+        self._splines = self._tabulate() if claim.num_periods > 1 else None
 
     def __call__(self, spot, variance):
         """Delta and vega at all trading times.
@@ -72,41 +72,33 @@ class CliquetGreeks:
         paths = checks.paths(spot, variance, claim.num_steps + 1)
         spot, variance = (tf.constant(x[:, :-1], tf.float32) for x in paths)
         past = claim.observables(spot)
-        moneyness, accrued = spot / past["spot_at_last_reset"], past["accrued"]
-        columns = []
-        for step in range(claim.num_steps - claim.period):
-            periods_gone, steps_gone = divmod(step, claim.period)
-            whole_periods = claim.num_periods - 1 - periods_gone
-            state = moneyness[:, step], variance[:, step], accrued[:, step]
-            columns.append(self._look_up(whole_periods, claim.period - steps_gone, *state))
-        last = (x[:, -claim.period :] for x in (moneyness, variance, accrued))
-        parts = zip(self._in_last_period(*last), *columns, strict=True)
-        by_moneyness, vega = (
-            tf.concat([tf.stack(before, axis=1), last] if before else [last], axis=1)
-            for last, *before in parts
-        )
+        states = spot / past["spot_at_last_reset"], variance, past["accrued"]
+        parts = [self._in_last_period(*(x[:, -claim.period :] for x in states))]
+        if self._splines:
+            parts.insert(0, self._before(*(x[:, : -claim.period] for x in states)))
+        by_moneyness, vega = (tf.concat(x, axis=1) for x in zip(*parts, strict=True))
         return Greeks(by_moneyness * self.market.spot / past["spot_at_last_reset"], vega)
 
     def _return_scale(self, steps_left):
-        """Scale of the arsinh, and the range of its values."""
-        steps_gone = max(1, self.claim.period - steps_left)
-        scale = 0.5 * math.sqrt(self.market.theta * steps_left * self.dt)
-        width = _MAX_RETURN * math.sqrt(self.market.theta * steps_gone * self.dt)
-        low, high = np.arcsinh((np.array([-width, width]) - self._log_cap) / scale)
+        """Scale of the arsinh, and the range of its values, at numbers of steps to a reset."""
+        steps_gone = np.maximum(1, self.claim.period - steps_left)
+        scale = 0.5 * np.sqrt(self.market.theta * steps_left * self.dt)
+        width = _MAX_RETURN * np.sqrt(self.market.theta * steps_gone * self.dt)
+        low, high = (np.arcsinh((end - self._log_cap) / scale) for end in (-width, width))
         return scale, low, high - low
 
     def _variance_scale(self, steps_left):
-        """The shift of the logarithm, and the range of its values."""
+        """The shift of the logarithm, and the range of its values, likewise."""
         shift = self.market.kappa * self.market.theta * steps_left * self.dt
-        low, high = math.log(shift), math.log(self.market.largest_variance + shift)
+        low, high = np.log(shift), np.log(self.market.largest_variance + shift)
         return shift, low, high - low
 
     def _tabulate(self):
-        """Splines of both derivatives, by the number of whole periods and of steps to come."""
+        """Splines of the derivatives by moneyness and by variance, stacked by time."""
         pricer = CliquetPricer(self.market, self.claim, self.dt)
         places = [spline_sites(num_cells) / num_cells for num_cells in _NUM_CELLS]
         headroom = places[2] * self.claim.num_periods * self.claim.cap
-        tables = {}
+        tables = [], []
         for steps_left in range(1, self.claim.period + 1):
             scale, low, width = self._return_scale(steps_left)
             arsinh = low + width * places[0]
@@ -114,28 +106,29 @@ class CliquetGreeks:
             shift, low, width = self._variance_scale(steps_left)
             logarithm = low + width * places[1]
             variance = np.maximum(np.exp(logarithm) - shift, 0.0)
-            prices = pricer.tables(steps_left, moneyness, variance, headroom)
+            prices = np.stack(pricer.tables(steps_left, moneyness, variance, headroom))
             slopes = moneyness * scale * np.cosh(arsinh)
-            for whole_periods, price in enumerate(prices, start=1):
-                by_moneyness = _derivative(arsinh, price, 0) / slopes[:, None, None]
-                vega = _derivative(logarithm, price, 1) / (variance + shift)[:, None]
-                tables[whole_periods, steps_left] = TensorSpline(by_moneyness), TensorSpline(vega)
-        return tables
+            tables[0].append(_derivative(arsinh, prices, 1) / slopes[:, None, None])
+            tables[1].append(_derivative(logarithm, prices, 2) / (variance + shift)[:, None])
+        return [TensorSpline(np.concatenate(table), stacked=True) for table in tables]
 
-    def _look_up(self, whole_periods, steps_left, moneyness, variance, accrued):
-        """Derivatives by moneyness and variance, before the last period, each `[num_paths]`."""
-        headroom = accrued + (whole_periods + 1) * self.claim.cap
-        scale, low, width = self._return_scale(steps_left)
+    def _before(self, moneyness, variance, accrued):
+        """Derivatives by moneyness and variance before the last period, of the states' shape."""
+        claim = self.claim
+        periods_gone, steps_gone = np.divmod(np.arange(moneyness.shape[1]), claim.period)
+        whole_periods, steps_left = claim.num_periods - 1 - periods_gone, claim.period - steps_gone
+        headroom = accrued + np.float32((whole_periods + 1) * claim.cap)
+        scale, low, width = map(np.float32, self._return_scale(steps_left))
         arsinh = tf.asinh((tf.math.log(moneyness) - self._log_cap) / scale)
         places = [(arsinh - low) / width]
-        shift, low, width = self._variance_scale(steps_left)
+        shift, low, width = map(np.float32, self._variance_scale(steps_left))
         places.append((tf.math.log(variance + shift) - low) / width)
-        places.append(headroom / (self.claim.num_periods * self.claim.cap))
+        places.append(headroom / (claim.num_periods * claim.cap))
         cells = [x * num_cells for x, num_cells in zip(places, _NUM_CELLS, strict=True)]
-        worthless = headroom <= 0.0
+        table = np.int32((steps_left - 1) * (claim.num_periods - 1) + whole_periods - 1)
         return [
-            tf.where(worthless, 0.0, spline(*cells))
-            for spline in self._tables[whole_periods, steps_left]
+            tf.where(headroom > 0.0, spline(*cells, function=table), 0.0)
+            for spline in self._splines
         ]
 
     def _in_last_period(self, moneyness, variance, accrued):

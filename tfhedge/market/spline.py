@@ -1,5 +1,7 @@
 """Quadratic splines on uniform grids: interpolation in NumPy, evaluation in graphs."""
 
+import math
+
 import numpy as np
 import scipy.interpolate
 import tensorflow as tf
@@ -32,6 +34,7 @@ class TensorSpline:
 
     Args:
         values: float64 array of the function at `spline_sites` along each of its axes.
+        stacked: whether the first axis of `values` is one of several functions.
 
     >>> x = spline_sites(4)
     >>> spline = TensorSpline(np.add.outer(x, x**2))
@@ -39,9 +42,9 @@ class TensorSpline:
     [ 8.49 19.  ]
     """
 
-    def __init__(self, values):
-        self.num_cells = [length - 2 for length in values.shape]
-        for axis, num_cells in enumerate(self.num_cells):
+    def __init__(self, values, stacked=False):
+        self.num_cells = [length - 2 for length in values.shape[stacked:]]
+        for axis, num_cells in enumerate(self.num_cells, start=int(stacked)):
             knots = np.arange(-2.0, num_cells + 3)
             spline = scipy.interpolate.make_interp_spline(
                 spline_sites(num_cells), np.moveaxis(values, axis, 0), k=2, t=knots
@@ -49,18 +52,20 @@ class TensorSpline:
             values = np.moveaxis(spline.c, 0, axis)
         self._coefficients = values.astype(np.float32)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, function=0):
         """The spline's values.
 
         Args:
             *arguments: one float32 tensor for each axis, in cells, all of one shape.
+            function: which of stacked functions, integers that broadcast with the arguments.
 
         Returns:
             float32 tensor of that shape.
         """
         table = tf.constant(self._coefficients.ravel())
-        strides = [*np.cumprod(self._coefficients.shape[:0:-1])[::-1].tolist(), 1]
-        index, weights = 0, []
+        sizes = [num_cells + 2 for num_cells in self.num_cells]
+        strides = [*np.cumprod(sizes[:0:-1])[::-1].tolist(), 1]
+        index, weights = function * math.prod(sizes), []
         for x, num_cells, stride in zip(arguments, self.num_cells, strides, strict=True):
             x = tf.clip_by_value(x, 0.0, float(num_cells))
             cell = tf.minimum(tf.cast(x, tf.int32), num_cells - 1)

@@ -73,7 +73,7 @@ def run(chain, config, folder):
     csv.writer(rejected, lineterminator="\n").writerows([("row", "reason"), *chain.rejected])
     write_text(folder / "rejected.csv", rejected.getvalue())
     write_text(folder / "report.txt", f"{calibration}\n")
-    figures.smiles(calibration).savefig(folder / "smiles.png", dpi=150)
+    figures.smiles(calibration)[0].figure.savefig(folder / "smiles.png", dpi=150)
     market = dataclasses.asdict(calibration.market)
     write_json(folder / MARKET_FILE, market)
     return calibration

@@ -102,24 +102,31 @@ def desk_hedges(problem):
         "Black-Scholes delta": (problem, DeltaHedge(problem, CliquetGreeks(lognormal, claim, dt))),
         "Heston delta": (problem, DeltaHedge(problem, greeks)),
     }
-    candidates, grid = {}, problem.instruments
-    lives = claim.period, 2 * claim.period
-    for life in lives if isinstance(grid, FloatingGrid) else ():
-        strikes = {
-            abs(strike - 1.0 - claim.cap): (option, strike)
-            for option, (maturity, strike) in enumerate(
-                zip(grid.maturities, grid.strikes, strict=True), start=1
-            )
-            if maturity == life <= problem.num_steps
-        }
-        if strikes:
-            option, strike = strikes[min(strikes)]
+    candidates = {}
+    for life in (claim.period, 2 * claim.period):
+        option = option_near_cap(problem, life)
+        if option is not None:
+            strike = problem.instruments.strikes[option - 1]
             candidates[f"delta and vega by {life}-step options, strike {strike:g}"] = {
                 interval: (problem, DeltaVegaHedge(problem, greeks, option, interval))
                 for interval in INTERVALS
                 if interval <= life
             }
     return desk, candidates
+
+
+def option_near_cap(problem, life):
+    """The instrument with this life, in steps, whose strike is next to the cap of a period.
+
+    Returns:
+        Its number, from 1 on, or None if there is none, or the grid does not float.
+    """
+    grid = problem.instruments
+    if not isinstance(grid, FloatingGrid) or life > problem.num_steps:
+        return None
+    distances = [abs(strike - 1.0 - problem.claim.cap) for strike in grid.strikes]
+    options = [i for i, maturity in enumerate(grid.maturities) if maturity == life]
+    return 1 + min(options, key=distances.__getitem__) if options else None
 
 
 def idle(problem, spot, variance):

@@ -20,6 +20,9 @@ from tfhedge.workflow.sweep import sweep
 REFERENCE = "adam"
 TOLERANCE = 1.01
 
+# The optimizers as figures and tables name them.
+LABELS = {"adam": "Adam", "dh-kfac-paper": "DHKFAC.paper()", "dh-kfac": "DHKFAC()"}
+
 
 def compare_optimizers(config, folder, only=None):
     """Searches the settings of each optimizer, runs it at the winner, and compares them.
@@ -55,8 +58,8 @@ def compare_optimizers(config, folder, only=None):
         "optimizers": results,
     }
     write_text(folder / "optimizers.json", json.dumps(outcome) + "\n")
-    histories = {name: [run["history"] for run in x["runs"]] for name, x in results.items()}
-    figures.optimizers(histories, target).savefig(folder / "optimizers.png", dpi=150)
+    panels = figures.optimizers(read_bands(outcome), target)
+    panels[0].figure.savefig(folder / "optimizers.png", dpi=150)
     return outcome
 
 
@@ -177,12 +180,51 @@ def comparison(results, target):
 
 
 def until(history, target):
-    """Steps and seconds of training until the validation loss is on target, or None."""
-    columns = (history[name] for name in ("step", "training_seconds", "val_loss"))
-    for step, seconds, loss in zip(*columns, strict=True):
+    """Steps and seconds of training until the validation loss is on target, or None.
+
+    A step takes the median of the run's steps, so that what else the machine did does not count.
+    """
+    for step, loss in zip(history["step"], history["val_loss"], strict=True):
         if loss is not None and loss <= target:
-            return int(step), seconds
+            return int(step), step * statistics.median(history["step_seconds"])
     return None
+
+
+def read_bands(outcome):
+    """By an optimizer's label what `bands` makes of its runs in `optimizers.json`."""
+    runs = {LABELS[name]: result["runs"] for name, result in outcome["optimizers"].items()}
+    return {label: bands([run["history"] for run in x]) for label, x in runs.items()}
+
+
+def bands(histories):
+    """What runs of one optimizer have in common, for the figures.
+
+    Args:
+        histories: For each run its history, as `read_history` returns it.
+
+    Returns:
+        A JSON-ready dictionary with `step`, those of the longest run; `step_seconds`, the median
+        time of a step; and for `val_loss`, `gradient_variance` and, where there is a
+        preconditioner, `largest_eigenvalue`, the least, the median and the most of the runs that
+        went so far, None where none of them is a number.
+    """
+    longest = max(histories, key=lambda history: len(history["step"]))
+    result = {
+        "step": longest["step"],
+        "step_seconds": statistics.median(x for run in histories for x in run["step_seconds"]),
+    }
+    eigenvalues = [name for name in longest if name.startswith("largest_eigenvalue")]
+    names = {"val_loss": ["val_loss"], "gradient_variance": ["gradient_variance"]}
+    names |= {"largest_eigenvalue": eigenvalues} if eigenvalues else {}
+    for name, columns in names.items():
+        ranges = []
+        for i in range(len(longest["step"])):
+            here = [[run[x][i] for x in columns] for run in histories if i < len(run["step"])]
+            values = [max(row) for row in here if None not in row]
+            middle = statistics.median(values) if values else None
+            ranges.append((min(values, default=None), middle, max(values, default=None)))
+        result[name] = [list(x) for x in zip(*ranges, strict=True)]
+    return result
 
 
 def median(values):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
-from tfhedge.evaluation.report import LEARNED, NO_HEDGE
+from tfhedge.evaluation.report import LEARNED, NO_HEDGE, histogram
 from tfhedge.files import create_json, write_json
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
@@ -276,9 +276,12 @@ def draw(folder, rows, report):
     """Draws the course of the validation loss and the distribution of the P&L."""
     steps, losses = zip(*((row["step"], row["val_loss"]) for row in rows), strict=True)
     unhedged_loss = report.statistics[NO_HEDGE].loss
-    loss_figure = figures.validation_loss(steps, losses, unhedged_loss)
-    loss_figure.savefig(folder / "validation_loss.png", dpi=150)
-    figures.pnl_histogram(report).savefig(folder / "pnl_histogram.png", dpi=150)
+    drawn = {
+        "validation_loss": figures.validation_loss(steps, losses, unhedged_loss),
+        "pnl_histogram": figures.pnl_histogram(**histogram(report.pnl)),
+    }
+    for name, axes in drawn.items():
+        axes.figure.savefig(folder / f"{name}.png", dpi=150)
 
 
 def statistics(report):

@@ -60,7 +60,7 @@ def write_outcome(outcome, config, folder):
     outcome["best"] = min(finished, key=lambda trial: trial["best_val_loss"])
     best = dataclasses.replace(config.run, **outcome["best"]["settings"])
     write_json(folder / "best.json", dataclasses.asdict(best))
-    figures.search(outcome).savefig(folder / "sweep.png", dpi=150)
+    figures.search(outcome)[0].figure.savefig(folder / "sweep.png", dpi=150)
     write_json(folder / "sweep.json", outcome)
 
 

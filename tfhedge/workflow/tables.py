@@ -56,6 +56,21 @@ def hedges_table(outcome):
     return "\n".join(lines)
 
 
+def findings_table(outcome):
+    """The paper's findings beside ours.
+
+    Args:
+        outcome: What `make_figures` returns.
+    """
+    rows = outcome["findings"]
+    width = max(len(row["statement"]) for row in rows) + 2
+    lines = [f"{'':<{width}}{'paper':>11}{'ours':>9}   holds"]
+    for row in rows:
+        ours, holds = number(row["ours"], ".3f"), "yes" if row["holds"] else "no"
+        lines.append(f"{row['statement']:<{width}}{row['paper']:>11}{ours:>9}   {holds}")
+    return "\n".join(lines)
+
+
 def number(value, form):
     """A number in a format, or a dash for None."""
     return "-" if value is None else format(value, form)

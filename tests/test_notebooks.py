@@ -1,0 +1,54 @@
+"""Each notebook runs from its first cell to its last, in a small setting, and shows what it draws.
+
+The setting is the cell with the tag `parameters`, as of papermill: assignments of numbers.
+"""
+
+import ast
+import io
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+# In place of the parameters of each notebook.
+SMALL = {
+    "01_market_and_pricing": {"num_paths": 20_000},
+    "02_hedging_problem_and_policy": {"batch_size": 32, "num_batches": 10, "num_test_paths": 100},
+    "05_your_own_claim": {"batch_size": 64, "num_batches": 2, "num_test_paths": 100},
+}
+
+
+def code_cells(path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        yield "".join(cell["source"]), "parameters" in cell["metadata"].get("tags", ())
+
+
+def run(code, namespace, filename):
+    """Executes a cell, and draws the figure that it ends with, as Jupyter does."""
+    *body, last = ast.parse(code).body
+    if not isinstance(last, ast.Expr):
+        body, last = [*body, last], None
+    exec(compile(ast.Module(body, []), filename, "exec"), namespace)
+    if last:
+        shown = eval(compile(ast.Expression(last.value), filename, "eval"), namespace)
+        if isinstance(shown, Figure):
+            shown.savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_runs(path, monkeypatch):
+    monkeypatch.chdir(NOTEBOOKS)
+    small, namespace = SMALL[path.stem], {"__name__": "__main__"}
+    for code, is_parameters in code_cells(path):
+        run(code, namespace, str(path))
+        if is_parameters:
+            assert small.keys() == namespace.keys() - {"__name__", "__builtins__"}
+            namespace |= small
+
+
+def test_every_small_setting_is_that_of_a_notebook():
+    assert SMALL.keys() == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}

@@ -1,0 +1,236 @@
+"""The figures of the paper, of a run and of the optimizers, with their data, and its findings."""
+
+import json
+
+import numpy as np
+import scipy.stats
+import tensorflow as tf
+
+from tfhedge import checks
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
+from tfhedge.evaluation import figures
+from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS, histogram
+from tfhedge.files import write_json
+from tfhedge.hedging.instruments import FloatingGrid
+from tfhedge.market.fourier import vanilla_price
+from tfhedge.market.implied import implied_volatility
+from tfhedge.workflow.comparison import option_near_cap
+from tfhedge.workflow.experiment import LABELS, REFERENCE, read_bands
+from tfhedge.workflow.machine import machine
+from tfhedge.workflow.run import TEST, load_run
+
+# Levels of variance in figure 1, in units of the long-run variance.
+_VARIANCE_LEVELS = (0.25, 1.0, 4.0)
+# Levels of the quantiles in figure 6.
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+# Steps before and after a reset that count as near it.
+_NEAR = 2
+_BATCH_SIZE = 10_000
+
+
+def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
+    """Draws the figures of the paper for a run, and checks the paper's findings.
+
+    The folder receives each figure as PNG with its data as JSON, and `findings.json`. Figure 1,
+    `floating_grid`, is there for runs with a floating grid; figure 2, `largest_eigenvalues`, for
+    those by DH-KFAC; figures 3 and 4, `optimizers` and `along_paths`, with an experiment; figures 5
+    and 6 are `pnl_histogram` and `hedges_over_time`.
+
+    Args:
+        run: The run's folder, a `pathlib.Path`.
+        folder: Folder of the figures, a `pathlib.Path`.
+        experiment: The `optimizers.json` of `tfhedge experiment optimizers`, or None.
+        num_paths: Number of test paths, which no run has seen.
+        seed: Their seed.
+
+    Returns:
+        The contents of `findings.json`.
+
+    Raises:
+        ValueError: If a folder or file holds something else, or a number is out of its range.
+        OSError: If there is no such folder or file, or `folder` cannot be made.
+    """
+    checks.positive_integer("num_paths", num_paths)
+    checks.one_of("seed", seed, range(2**31 - 1))
+    outcome = read_experiment(experiment) if experiment else None
+    hedger, _ = load_run(run)
+    problem = hedger.problem
+    folder.mkdir(parents=True, exist_ok=True)
+
+    if isinstance(problem.instruments, FloatingGrid) and problem.instruments.strikes:
+        draw(folder, figures.floating_grid, smiles(problem))
+    if isinstance(hedger.optimizer, KroneckerOptimizer):
+        draw(folder, figures.largest_eigenvalues, eigenvalues(hedger))
+    findings = []
+    if outcome:
+        bands = read_bands(outcome)
+        draw(folder, figures.optimizers, {"bands": bands, "target": outcome["target"]})
+        draw(folder, figures.along_paths, {"bands": bands})
+        findings += findings_on_optimizers(outcome["comparison"])
+
+    report = hedger.evaluate_hedge(num_paths, (seed, TEST), min(num_paths, _BATCH_SIZE))
+    draw(folder, figures.pnl_histogram, histogram(report.pnl))
+    trades = trades_along(hedger, num_paths, (seed, TEST))
+    draw(folder, figures.hedges_over_time, over_time(problem, trades))
+    if problem.num_instruments > 1:
+        findings += findings_on_options(report)
+    findings += findings_on_trades(problem, trades)
+    result = {"num_paths": num_paths, "seed": seed, "findings": findings, "machine": machine()}
+    write_json(folder / "findings.json", result)
+    return result
+
+
+def draw(folder, figure, data):
+    """Writes a figure, by the name of the function that draws it, and its data."""
+    write_json(folder / f"{figure.__name__}.json", data)
+    axes = np.atleast_1d(figure(**data))[0]
+    axes.figure.savefig(folder / f"{figure.__name__}.png", dpi=150)
+
+
+def read_experiment(path):
+    """The contents of `optimizers.json`.
+
+    Raises:
+        ValueError: If the file holds something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        outcome = json.loads(path.read_text())
+        outcome["target"], outcome["comparison"], outcome["optimizers"]
+    except (KeyError, TypeError, ValueError) as error:
+        expected = "Expected the optimizers.json of an experiment"
+        raise ValueError(f"{expected}. Received: {path}, {error!r}") from error
+    return outcome
+
+
+def smiles(problem):
+    """The data of figure 1."""
+    market, grid = problem.market, problem.instruments
+    variances = [market.theta * level for level in _VARIANCE_LEVELS]
+    maturities = sorted(set(grid.maturities))
+    strikes, traded = [], []
+    for maturity in maturities:
+        here = [
+            k for life, k in zip(grid.maturities, grid.strikes, strict=True) if life == maturity
+        ]
+        margin = 0.25 * (max(here) - min(here)) + 0.005
+        line = np.linspace(min(here) - margin, max(here) + margin, 41)
+        strikes.append(np.union1d(line, here).tolist())
+        traded.append([strikes[-1].index(k) for k in sorted(here)])
+    volatilities = [
+        [smile(problem, variance, *x) for x in zip(maturities, strikes, strict=True)]
+        for variance in variances
+    ]
+    return {
+        "variances": variances,
+        "maturities": maturities,
+        "strikes": strikes,
+        "volatilities": volatilities,
+        "traded": traded,
+    }
+
+
+def smile(problem, variance, maturity, strikes):
+    """Implied volatilities of one maturity, in steps, at strikes relative to the spot."""
+    strikes, years = np.array(strikes), maturity * problem.dt
+    is_call, market = strikes >= 1.0, problem.market
+    price = vanilla_price(market, variance, np.log(strikes), years, is_call)
+    rates = {"rate": market.rate, "dividend_yield": market.dividend_yield}
+    return implied_volatility(price, 1.0, strikes, years, is_call, **rates).numpy().tolist()
+
+
+def eigenvalues(hedger):
+    """The data of figure 2."""
+    blocks = hedger.curvature_report().blocks
+    return {
+        "blocks": ["/".join(block.weights[0].split("/")[-2:]) for block in blocks],
+        "largest": [block.largest for block in blocks],
+        "mean": [block.mean for block in blocks],
+    }
+
+
+def trades_along(hedger, num_paths, seed):
+    """Trades in the underlying, and in the option of one period next to the cap, if there is one.
+
+    Returns:
+        By name float32 NumPy arrays `[num_paths, num_steps]`.
+    """
+    problem = hedger.problem
+    instruments = {"underlying": 0}
+    option = option_near_cap(problem, problem.claim.period)
+    if option is not None:
+        grid = problem.instruments
+        life, strike = grid.maturities[option - 1], grid.strikes[option - 1]
+        instruments[f"{life}-step {strike:g} option"] = option
+    dataset = problem.dataset(num_paths, min(num_paths, _BATCH_SIZE), seed)
+    chosen = list(instruments.values())
+    parts = [
+        tf.gather(hedger.actions(features, differentiable=False), chosen, axis=-1).numpy()
+        for features, _ in dataset
+    ]
+    return dict(zip(instruments, np.moveaxis(np.concatenate(parts), -1, 0), strict=True))
+
+
+def over_time(problem, trades):
+    """The data of figure 6: the position in the underlying, and the trades."""
+    quantities = {"position in the\nunderlying": np.cumsum(trades["underlying"], axis=1)}
+    quantities |= {f"trades in the\n{name}": x for name, x in trades.items()}
+    return {
+        "levels": _QUANTILES,
+        "quantiles": {
+            name: np.quantile(x, _QUANTILES, axis=0).tolist() for name, x in quantities.items()
+        },
+        "resets": resets(problem).tolist(),
+    }
+
+
+def resets(problem):
+    """The steps at which a period ends, before maturity."""
+    return np.arange(problem.claim.period, problem.num_steps, problem.claim.period)
+
+
+def finding(statement, paper, ours, low, high):
+    """A number of the paper, ours, and whether it lies in the range that the statement allows."""
+    ours = None if ours is None else float(ours)
+    holds = ours is not None and low <= ours <= high
+    return {"statement": statement, "paper": paper, "ours": ours, "holds": holds}
+
+
+def findings_on_optimizers(comparison):
+    """The steps that DH-KFAC needs, from the comparison of an experiment."""
+    return [
+        finding(f"steps of {LABELS[name]} over Adam's", "about 0.25", row["steps_ratio"], 0.0, 0.3)
+        for name, row in comparison.items()
+        if name != REFERENCE
+    ]
+
+
+def findings_on_options(report):
+    """What the options do, from a `HedgeReport`."""
+    learned, without = (report.statistics[name] for name in (LEARNED, WITHOUT_OPTIONS))
+    skewness, before = (scipy.stats.skew(report.pnl[name]) for name in (LEARNED, WITHOUT_OPTIONS))
+    return [
+        finding(
+            "P&L standard deviation with option trades over without",
+            "about 0.5",
+            learned.std / without.std,
+            0.0,
+            0.6,
+        ),
+        finding("skewness with option trades minus without", "positive", skewness - before, 0, 1e9),
+        finding("costs over loss", "about 0.2", learned.cost / learned.loss, 0.1, 0.3),
+    ]
+
+
+def findings_on_trades(problem, trades):
+    """Where the trades are: their mean size next to resets, over that at other times."""
+    steps = np.arange(problem.num_steps)[:, np.newaxis]
+    near = (abs(steps - resets(problem)) <= _NEAR).any(axis=1)
+    rows = []
+    for name, x in trades.items():
+        size = abs(x).mean(axis=0)
+        if near.any() and not near.all():
+            ratio = size[near].mean() / size[~near].mean()
+            statement = f"trades in the {name}, near resets over elsewhere"
+            rows.append(finding(statement, "above 1", ratio, 1.0, 1e9))
+    return rows
