@@ -130,8 +130,8 @@ VARIANTS = {
     "step length of Algorithm 1": with_optimizer(
         StepByPreconditioner, learning_rate=3e-5, momentum=0.92, trust_region=1e-3
     ),
-    "whole steps, without decay": with_optimizer(learning_rate=1.0),
-    "steps of 0.8, without decay": with_optimizer(learning_rate=0.8),
+    "whole steps, without decay": with_optimizer(learning_rate=1.0, learning_rate_decay=1.0),
+    "steps of 0.8, without decay": with_optimizer(learning_rate_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "uniform damping": with_optimizer(UniformDamping),
@@ -169,12 +169,11 @@ def main():
         run_seed(config, folder, VARIANTS[name])
         run = read_run(folder)
         history = run["history"]
-        reached = [until(history, target) for target in TARGETS]
         losses = [loss for loss in history["val_loss"] if loss is not None]
         rows.append(
             {
                 "variant": name,
-                "steps": [point and point[0] for point in reached],
+                "steps": [until(history, target) for target in TARGETS],
                 "stopped_by": run["stopped_by"],
                 "last_val_loss": losses[-1] if losses else None,
                 "history": {key: history[key] for key in ("step", "val_loss")},

@@ -116,19 +116,18 @@ def add_experiment(commands):
         commands,
         "experiment",
         "compare the optimizers",
-        "The settings of each are searched, and the steps and seconds it needs with the best are "
-        "compared. The same command continues what was interrupted.",
+        "Settings of Adam and of the paper's DH-KFAC are searched, DH-KFAC is taken as it stands; "
+        "the steps and seconds that each needs are compared. The same command continues what was "
+        "interrupted.",
     )
     parser.add_argument("name", choices=["optimizers"], help="the experiment")
-    parser.add_argument(
-        "--only", choices=OPTIMIZERS, help="do the part of this optimizer now; adam comes first"
-    )
+    parser.add_argument("--only", choices=OPTIMIZERS, help="do the part of this optimizer now")
     parser.add_argument(
         "--search-steps",
         type=int,
         default=600,
         metavar="INT",
-        help="steps of a trial, and the least of a run (default: %(default)s)",
+        help="steps of a trial (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="INT", help="runs of each (default: %(default)s)"

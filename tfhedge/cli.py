@@ -205,7 +205,8 @@ def experiment(parser, options):
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     for result in outcome["optimizers"].values():
-        print(f"\n{search_table(result['search'])}")
+        if result["search"]:
+            print(f"\n{search_table(result['search'])}")
     print(f"\n{comparison_table(outcome)}\n\n{options.out / 'optimizers.json'}")
     return 0
 

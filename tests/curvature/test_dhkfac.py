@@ -155,8 +155,8 @@ class Transcription:
             _, momentum = np.linalg.solve(gram, -slopes)
             momentum = min(max(momentum, 0.0), options["momentum"])
         alpha = (slopes[0] + momentum * gram[0, 1]) / gram[0, 0]
-        learning_rate = self.learning_rate
-        rate = learning_rate(i) if callable(learning_rate) else learning_rate
+        rate = self.learning_rate
+        rate = rate(i) if callable(rate) else float(rate) * options["learning_rate_decay"] ** i
         update = float(rate) * (-alpha * plane[0] + momentum * plane[1])
         size = update @ self.problem.matrix @ update
         radius = 2.0 * options["trust_region"] * options["trust_region_decay"] ** i
@@ -167,7 +167,12 @@ class Transcription:
 OPTIONS = {
     "defaults": {"trust_region": 1e6},
     "no momentum": {"momentum": 0.0, "trust_region": 1e6},
-    "full steps": {"learning_rate": 1.0, "shrinkage": 0.1, "trust_region": 1e6},
+    "full steps": {
+        "learning_rate": 1.0,
+        "learning_rate_decay": 1.0,
+        "shrinkage": 0.1,
+        "trust_region": 1e6,
+    },
     "small trust region": {"trust_region": 1e-2, "trust_region_decay": 0.5},
     "rare curvature": {"factor_interval": 2, "eigenbasis_interval": 4, "num_curvature_paths": 5},
     "little memory": {"factor_decay": 0.3, "diagonal_decay": 0.0, "eigenbasis_interval": 1},
@@ -220,7 +225,7 @@ def test_a_step_is_the_same_without_a_graph():
 
 def test_a_quadratic_is_minimized():
     problem, variables = Quadratic(), new_variables()
-    optimizer = DHKFAC(learning_rate=1.0, trust_region=1e6)
+    optimizer = DHKFAC(learning_rate=1.0, learning_rate_decay=1.0, trust_region=1e6)
     optimizer.build(variables)
     step, losses = graph_step(optimizer, problem, variables), [problem.loss(flat(variables))]
     least = problem.loss(np.linalg.solve(problem.matrix, problem.vector))
@@ -350,7 +355,7 @@ def test_a_run_goes_on_from_its_saved_state():
         ],
         *[
             (name, value, r"a number in \(0.0, 1.0\]")
-            for name in ("learning_rate", "shrinkage")
+            for name in ("learning_rate", "learning_rate_decay", "shrinkage")
             for value in (-0.5, 0.0, 1.5)
         ],
         *[("trust_region", value, "a positive number") for value in (0.0, -1.0, float("inf"))],

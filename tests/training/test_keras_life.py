@@ -191,10 +191,10 @@ def test_mixed_precision_trains_nearly_as_float32(optimizer):
         assert_allclose(course, exact, rtol=0.25)
 
 
-def test_a_trust_region_may_follow_a_schedule():
-    plain, scheduled = (th.DHKFAC(trust_region=x) for x in (0.3, DECAY(0.3, 1, 0.997)))
+def test_learning_rate_and_trust_region_may_follow_schedules():
+    schedules = {"learning_rate": DECAY(0.8, 1, 0.998), "trust_region": DECAY(0.3, 1, 0.997)}
     hedgers = []
-    for optimizer in (plain, scheduled):
+    for optimizer in (th.DHKFAC(), th.DHKFAC(**schedules)):
         keras.utils.set_random_seed(0)
         hedger = th.DeepHedger(FLOATING, th.RecurrentPolicy(4, num_blocks=1))
         hedger.compile(optimizer=optimizer)

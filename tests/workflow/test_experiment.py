@@ -7,6 +7,8 @@ import pytest
 
 from tfhedge import cli
 from tfhedge.curvature.dhkfac import DHKFAC
+from tfhedge.workflow import experiment
+from tfhedge.workflow.config import OPTIMIZERS, RunConfig
 from tfhedge.workflow.experiment import bands, comparison
 from tfhedge.workflow.tables import comparison_table
 
@@ -21,30 +23,34 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(DHKFAC, "paper", classmethod(paper), raising=False)
 
 
-def test_the_experiment_in_parts(small, tmp_path, stand_in, capsys):
+def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "time_steps", lambda runs: dict.fromkeys(runs, 0.1))
     sizes = "--steps 6 --search-steps 4 --trials 1 --seeds 1".split()
     options = ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
-    assert cli.main([*options, "--only", "dh-kfac"]) == 1
-    assert "adam" in capsys.readouterr().err
-    assert cli.main([*options, "--only", "adam"]) == 0
     assert cli.main([*options, "--only", "dh-kfac-paper"]) == 0
+    assert "no run of adam is finished" in capsys.readouterr().out
+    assert cli.main(options) == 0
     printed = capsys.readouterr().out
     assert printed.count("adam, trial 0") == 1
-    assert "target" in printed
+    assert "paper, trial 0" not in printed  # was done before
 
     outcome = json.loads((tmp_path / "optimizers.json").read_text())
     assert comparison_table(outcome) in printed
-    assert list(outcome["optimizers"]) == list(outcome["comparison"]) == ["adam", "dh-kfac-paper"]
+    assert list(outcome["optimizers"]) == list(outcome["comparison"]) == list(OPTIMIZERS)
+    assert outcome["step_seconds"]["seconds"] == dict.fromkeys(OPTIMIZERS, 0.1)
     (adam,) = outcome["optimizers"]["adam"]["runs"]
     assert outcome["target"] == 1.01 * adam["best_val_loss"]
     assert adam["best_val_loss"] == min(adam["history"]["val_loss"])
     for name, result in outcome["optimizers"].items():
-        assert [trial["state"] for trial in result["search"]["trials"]] == ["complete"]
+        if name == "dh-kfac":
+            assert result["search"] is None
+        else:
+            assert [trial["state"] for trial in result["search"]["trials"]] == ["complete"]
         (run,) = result["runs"]
         assert {"processor", "tensorflow", "python"} <= run["machine"].keys()
         history = run["history"]
         steps = history["step"]
-        assert 4 <= steps[-1] <= 6
+        assert steps[-1] == (6 if name == "adam" else 2)
         assert {len(column) for column in history.values()} == {len(steps)}
         assert np.all(np.array(history["gradient_variance"]) > 0.0)
         assert np.all(np.diff(history["training_seconds"]) > 0.0)
@@ -55,8 +61,15 @@ def test_the_experiment_in_parts(small, tmp_path, stand_in, capsys):
     assert (tmp_path / "adam" / "seed-1" / "checkpoint.npz").exists()
 
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert cli.main([*options, "--only", "adam"]) == 0  # all is done
+    assert cli.main(options) == 0  # all is done
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_step_of_many_paths_takes_longer():
+    sizes = {"num_steps": 20, "period": 10, "units": 4, "num_blocks": 1, "optimizer": "adam"}
+    runs = {paths: RunConfig(**sizes, batch_size=paths, num_paths=4096) for paths in (32, 1024)}
+    seconds = experiment.time_steps(runs)
+    assert 0.0 < seconds[32] < seconds[1024]
 
 
 def results(*losses):
@@ -67,7 +80,6 @@ def results(*losses):
                 "best_val_loss": min(run),
                 "history": {
                     "step": [10.0 * (i + 1) for i in range(len(run))],
-                    "step_seconds": [0.2, 0.2, 70.0][: len(run)],  # once the machine was busy
                     "val_loss": run,
                 },
             }
@@ -81,7 +93,6 @@ def test_bands_are_of_the_runs_that_went_so_far():
     histories = [
         {
             "step": steps[: len(losses)],
-            "step_seconds": [2.0] * len(losses),
             "val_loss": losses,
             "gradient_variance": losses,
             "largest_eigenvalue_inlet": [1.0] * len(losses),
@@ -89,7 +100,7 @@ def test_bands_are_of_the_runs_that_went_so_far():
         }
         for losses in ([3.0, 2.0, None], [2.0, 4.0])
     ]
-    band = bands(histories)
+    band = bands(histories, 2.0)
     ranges = [[2.0, 2.0, None], [2.5, 3.0, None], [3.0, 4.0, None]]
     assert band == {
         "step": steps,
@@ -99,25 +110,25 @@ def test_bands_are_of_the_runs_that_went_so_far():
         "largest_eigenvalue": ranges,
     }
     adam = {name: x for name, x in histories[0].items() if "eigenvalue" not in name}
-    assert "largest_eigenvalue" not in bands([adam])
+    assert "largest_eigenvalue" not in bands([adam], 2.0)
 
 
 def test_the_comparison_is_of_medians_over_the_runs():
     adam = results([0.3, 0.2, 0.1], [0.3, 0.3, 0.15], [0.3, 0.1, 0.12])
     other = results([0.1, 0.09], [0.2, 0.1], [0.1, 0.05])
     never = results([0.5], [0.6], [0.1])
-    rows = comparison({"adam": adam, "other": other, "never": never}, target=0.1)
+    seconds = {"adam": 0.2, "other": 0.3, "never": 0.3}
+    rows = comparison({"adam": adam, "other": other, "never": never}, 0.1, seconds)
     assert rows["adam"]["steps"] == [30, None, 20]
     assert rows["adam"]["median_steps"] == 30
-    assert rows["adam"]["seconds"] == [pytest.approx(6.0), None, pytest.approx(4.0)]
+    assert rows["adam"]["median_seconds"] == pytest.approx(6.0)
     assert rows["other"] == {
         "steps": [10, 20, 10],
-        "seconds": [pytest.approx(2.0), pytest.approx(4.0), pytest.approx(2.0)],
         "median_steps": 10,
-        "median_seconds": pytest.approx(2.0),
+        "median_seconds": pytest.approx(3.0),
         "best_val_loss": 0.09,
         "steps_ratio": pytest.approx(1 / 3),
-        "seconds_ratio": pytest.approx(1 / 3),
+        "seconds_ratio": pytest.approx(0.5),
         "best_val_loss_ratio": pytest.approx(0.9),
     }
     assert rows["never"]["median_steps"] is rows["never"]["steps_ratio"] is None

@@ -35,7 +35,6 @@ def experiment(tmp_path):
     """An `optimizers.json` of two optimizers with a run each."""
     history = {
         "step": [1.0, 2.0],
-        "step_seconds": [0.1, 0.1],
         "val_loss": [0.3, 0.2],
         "gradient_variance": [1e5, 1e4],
     }
@@ -43,6 +42,7 @@ def experiment(tmp_path):
     outcome = {
         "target": 0.25,
         "comparison": {"adam": {"steps_ratio": 1.0}, "dh-kfac": {"steps_ratio": 0.05}},
+        "step_seconds": {"seconds": {"adam": 0.1, "dh-kfac": 0.12}},
         "optimizers": {
             "adam": {"runs": [{"history": history}]},
             "dh-kfac": {"runs": [{"history": kfac}]},

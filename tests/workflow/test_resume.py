@@ -143,10 +143,8 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [x.name for x in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-def test_a_run_at_its_target_goes_on_for_the_least_steps():
-    stop = Stop(num_steps=40, target_loss=0.1, least_steps=20)
-    assert stop.verdict(10, 0.1) is None
-    assert stop.verdict(20, 0.2) == "target"
+def test_a_run_ends_at_its_target_or_after_its_steps():
+    stop = Stop(num_steps=40, target_loss=0.1)
+    assert [stop.verdict(step, 0.2) for step in (10, 40)] == [None, "steps"]
+    assert stop.verdict(20, 0.1) == "target"
     assert stop.verdict(20, float("nan")) == "diverged"
-    stop = Stop(num_steps=40, target_loss=0.1, least_steps=20)
-    assert [stop.verdict(step, 0.2) for step in (10, 20, 40)] == [None, None, "steps"]

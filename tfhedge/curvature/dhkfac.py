@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.algorithm1 import Algorithm1
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -22,9 +22,9 @@ class DHKFAC(KroneckerOptimizer):
            M(delta) = g' delta + delta' B delta / 2,
 
        and takes the minimizer of M with 0 <= mu <= momentum, scaled by the learning rate to guard
-       against the noise in g, and within the trust region delta' B delta <= rho_TR |loss|, whose
-       size decays by a constant factor every step. It is there for gradients that a few extreme
-       paths make.
+       against the noise in g, and within the trust region delta' B delta <= rho_TR |loss|, which
+       is there for gradients that a few extreme paths make. Both decay by a constant factor every
+       step, as the noise outgrows the gradient.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     Algorithm 1 as printed, which is `DHKFAC.paper()`, takes its step length from \hat B (line 20)
@@ -40,8 +40,9 @@ class DHKFAC(KroneckerOptimizer):
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
     Args:
-        learning_rate: Share of the minimizing step that is taken, in (0, 1], or a Keras schedule of
-            it.
+        learning_rate: Initial share of the minimizing step that is taken, in (0, 1]; or a Keras
+            schedule of it, in place of the decay.
+        learning_rate_decay: Its decay in a step.
         momentum: Largest coefficient of the previous update.
         shrinkage: Shrinkage intensity rho of D, eq. (11).
         factor_decay: Decay beta^F of the averages of A and G.
@@ -70,6 +71,7 @@ class DHKFAC(KroneckerOptimizer):
     def __init__(
         self,
         learning_rate=0.8,
+        learning_rate_decay=0.998,
         momentum=0.9,
         shrinkage=5e-4,
         factor_decay=0.95,
@@ -86,6 +88,7 @@ class DHKFAC(KroneckerOptimizer):
         super().__init__(
             learning_rate,
             name,
+            learning_rate_decay=learning_rate_decay,
             momentum=momentum,
             shrinkage=shrinkage,
             factor_decay=factor_decay,
@@ -98,6 +101,7 @@ class DHKFAC(KroneckerOptimizer):
             num_quadratic_paths=num_quadratic_paths,
             seed=seed,
         )
+        self._has_schedule = isinstance(learning_rate, Schedule)
 
     @classmethod
     def paper(cls, **arguments):
@@ -131,6 +135,14 @@ class DHKFAC(KroneckerOptimizer):
             self.iterations % self.factor_interval == 0, take_in_sample, renew_eigenbases
         )
 
+    def share_now(self):
+        """The share of the minimizing step that is taken in the step to come."""
+        share = tf.cast(self.learning_rate, self.damping.dtype)
+        if self._has_schedule:
+            return share
+        decay = tf.constant(self.learning_rate_decay, share.dtype)
+        return share * decay ** tf.cast(self.iterations, share.dtype)
+
     def _update(self, gradients, curvature):
         """Lines 15 to 22, with step length and momentum from M."""
         direction = self.precondition(gradients)
@@ -138,7 +150,7 @@ class DHKFAC(KroneckerOptimizer):
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = [inner(gradients, direction), inner(gradients, previous)]
         coefficients = minimize_in_plane(slopes, gram, self.momentum)
-        coefficients *= tf.cast(self.learning_rate, gram.dtype)
+        coefficients *= self.share_now()
 
         radius = self.trust_region_now() * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)

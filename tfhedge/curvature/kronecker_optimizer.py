@@ -21,6 +21,7 @@ def _positive_or_schedule(name, value):
 
 
 _CHECKS = {
+    "learning_rate_decay": functools.partial(_fraction, closed="right"),
     "momentum": _fraction,
     "shrinkage": functools.partial(_fraction, closed="right"),
     "factor_decay": _fraction,

@@ -133,9 +133,9 @@ def optimizers(bands, target):
 
     Args:
         bands: For each optimizer `step`, the steps after which the loss was measured;
-            `step_seconds`, the median time of a step; and `val_loss`, of the runs' losses the
+            `step_seconds`, the time of a step; and `val_loss`, of the runs' losses the
             least, the median and the most, each `[num_steps]`.
-        target: The loss to reach.
+        target: The loss to reach, or None.
 
     Returns:
         Array of two matplotlib `Axes`.
@@ -145,7 +145,8 @@ def optimizers(bands, target):
     _draw_bands(panels[1], bands, "step", "val_loss", lambda band: band["step_seconds"] / 60.0)
     labels = "optimization step", "minutes of training"
     for axes, label in zip(panels, labels, strict=True):
-        axes.axhline(target, linestyle=":", linewidth=1.2, color="black", label="target")
+        if target is not None:
+            axes.axhline(target, linestyle=":", linewidth=1.2, color="black", label="target")
         axes.set(xlabel=label)
         _numbers(axes.yaxis)
     panels[0].set_ylabel("validation loss")

@@ -127,20 +127,17 @@ class Stop(keras.callbacks.Callback):
     Args:
         num_steps: Largest number of steps.
         target_loss: Validation loss at which to stop, or None.
-        least_steps: Number of steps to take even if the target is reached before.
         interrupted: A function that says whether the user has asked to stop.
 
     Attributes:
         reason: Why the training ended: `"steps"`, `"target"`, `"interrupted"` or `"diverged"`.
     """
 
-    def __init__(self, num_steps, target_loss=None, least_steps=0, interrupted=lambda: False):
+    def __init__(self, num_steps, target_loss=None, interrupted=lambda: False):
         super().__init__()
         self.num_steps = num_steps
         self.target_loss = target_loss
-        self.least_steps = least_steps
         self.interrupted = interrupted
-        self.on_target = False
         self.reason = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -160,7 +157,7 @@ class Stop(keras.callbacks.Callback):
             self._stop(verdict)
 
     def verdict(self, step, val_loss):
-        """Takes note of a validation, and says why to end the training there, or None.
+        """Why to end the training at a validation, or None.
 
         Args:
             step: Number of steps done.
@@ -170,8 +167,8 @@ class Stop(keras.callbacks.Callback):
             return "diverged"
         if step >= self.num_steps:
             return "steps"
-        self.on_target |= self.target_loss is not None and val_loss <= self.target_loss
-        return "target" if self.on_target and step >= self.least_steps else None
+        on_target = self.target_loss is not None and val_loss <= self.target_loss
+        return "target" if on_target else None
 
     def _stop(self, reason):
         self.reason = reason

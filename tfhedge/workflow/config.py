@@ -208,11 +208,11 @@ class ExperimentConfig:
     """The settings of `tfhedge experiment optimizers`.
 
     Args:
-        run: The `RunConfig` of every run, but for the optimizer and what is searched; its steps are
-            those of Adam, and the most that the others take.
-        trials: Number of points of each optimizer's grid to try.
-        search_steps: Steps of a trial, and the least that an optimizer takes at its winner.
-        seeds: Number of runs of each optimizer at its winner.
+        run: The `RunConfig` of every run, but for the optimizer, its settings and the seed; its
+            steps are those of Adam, of which the others take a third.
+        trials: Number of points of an optimizer's grid to try.
+        search_steps: Steps of a trial.
+        seeds: Number of runs of each optimizer.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -233,6 +233,11 @@ class ExperimentConfig:
         """The search of an optimizer, a `SweepConfig`."""
         run = dataclasses.replace(self.run, optimizer=optimizer, steps=self.search_steps)
         return SweepConfig(run=run, trials=self.trials)
+
+    def run_of(self, optimizer):
+        """The `RunConfig` of an optimizer as it stands."""
+        steps = self.run.steps if optimizer == "adam" else math.ceil(self.run.steps / 3)
+        return dataclasses.replace(self.run, optimizer=optimizer, steps=steps)
 
 
 def read_settings(path):

@@ -5,34 +5,39 @@ import dataclasses
 import json
 import math
 import statistics
+import time
 
 import keras
 
 from tfhedge.evaluation import figures
 from tfhedge.files import write_json, write_text
 from tfhedge.training.path_statistics import PathStatistics
-from tfhedge.workflow.config import OPTIMIZERS
 from tfhedge.workflow.machine import machine
-from tfhedge.workflow.run import VALIDATION, fit, make_hedger, open_folder
+from tfhedge.workflow.run import VALIDATION, fit, make_hedger, open_folder, training_batches
 from tfhedge.workflow.sweep import sweep
 
-# The optimizer that the others are compared with, and what its best loss is multiplied by.
+# The optimizers as figures and tables name them.
+LABELS = {"dh-kfac": "DHKFAC()", "dh-kfac-paper": "DHKFAC.paper()", "adam": "Adam"}
+
+# The one that the others are compared with, and what its best loss is multiplied by.
 REFERENCE = "adam"
 TOLERANCE = 1.01
 
-# The optimizers as figures and tables name them.
-LABELS = {"adam": "Adam", "dh-kfac-paper": "DHKFAC.paper()", "dh-kfac": "DHKFAC()"}
+# Those whose settings are searched; `DHKFAC()` is taken as it stands.
+SEARCHED = ("dh-kfac-paper", "adam")
+
+# Steps of each optimizer that make one time: after as many all have done all that they ever do.
+_CYCLE, _ROUNDS = 25, 3
 
 
 def compare_optimizers(config, folder, only=None):
-    """Searches the settings of each optimizer, runs it at the winner, and compares them.
+    """Searches settings of the optimizers, runs each, and compares them.
 
-    The search has the same number of trials and steps for each optimizer, and a seed of its own,
-    whose training paths and initial weights the runs do not see. Adam goes first: the target is
-    1.01 times the median of its runs' best validation losses, and the others stop there. What is
-    finished already is not done again, and what was interrupted goes on where it was. The folder
-    receives `optimizers.json` and `optimizers.png`; each run's folder `checkpoint.npz` with the
-    weights at its end.
+    The searches have the same number of trials and steps, and a seed of their own, whose training
+    paths and initial weights the runs do not see. Then each optimizer takes its steps from each
+    seed, and the times of a step are measured, all in one process. What is finished already is not
+    done again, and what was interrupted goes on where it was. The folder receives `optimizers.json`
+    and `optimizers.png`; each run's folder `checkpoint.npz` with the weights at its end.
 
     Args:
         config: An `ExperimentConfig`.
@@ -40,54 +45,76 @@ def compare_optimizers(config, folder, only=None):
         only: The one optimizer to search and run now, or None for all.
 
     Returns:
-        The contents of `optimizers.json`, with all optimizers that are finished.
+        The contents of `optimizers.json`, with all runs that are finished; until there is one of
+        Adam, `target` and `comparison` are None.
 
     Raises:
-        RuntimeError: If every trial of an optimizer diverged, or Adam is to come first.
+        RuntimeError: If every trial of an optimizer diverged.
     """
-    names = [REFERENCE, *sorted(OPTIMIZERS.keys() - {REFERENCE})]
-    for optimizer in [only] if only else names:
-        run_optimizer(config, optimizer, folder)
-    results = {name: read_optimizer(config, name, folder) for name in names}
-    results = {name: result for name, result in results.items() if result}
-    target = target_loss(config, folder)
-    outcome = {
-        "config": dataclasses.asdict(config),
-        "target": target,
-        "comparison": comparison(results, target),
-        "optimizers": results,
-    }
+    names = [only] if only else list(LABELS)
+    runs = {name: search(config, name, folder) for name in names}
+    for seed in seeds(config):
+        for name, run in runs.items():
+            run_seed(dataclasses.replace(run, seed=seed), folder / name / f"seed-{seed}")
+    times = folder / "step_seconds.json"
+    if not times.exists():
+        seconds = time_steps({name: config.run_of(name) for name in LABELS})
+        write_json(times, {"seconds": seconds, "machine": machine()})
+    outcome = collect(config, folder)
     write_text(folder / "optimizers.json", json.dumps(outcome) + "\n")
-    panels = figures.optimizers(read_bands(outcome), target)
+    panels = figures.optimizers(read_bands(outcome), outcome["target"])
     panels[0].figure.savefig(folder / "optimizers.png", dpi=150)
     return outcome
 
 
-def run_optimizer(config, optimizer, folder):
-    """The search of one optimizer, and its runs at the winner."""
-    target = None if optimizer == REFERENCE else target_loss(config, folder)
-    search, search_folder = config.sweep(optimizer), folder / optimizer / "sweep"
-    open_folder(search_folder, search)
-    outcome = sweep(search, search_folder)
-    for seed in seeds(config):
-        run = dataclasses.replace(
-            config.run,
-            optimizer=optimizer,
-            seed=seed,
-            target_loss=target,
-            **outcome["best"]["settings"],
-        )
-        run_seed(run, folder / optimizer / f"seed-{seed}", least_steps=config.search_steps)
+def search(config, optimizer, folder):
+    """The configuration of an optimizer's runs, with the winner of its search if it has one."""
+    run = config.run_of(optimizer)
+    if optimizer not in SEARCHED:
+        return run
+    search_config, search_folder = config.sweep(optimizer), folder / optimizer / "sweep"
+    open_folder(search_folder, search_config)
+    return dataclasses.replace(run, **sweep(search_config, search_folder)["best"]["settings"])
 
 
-def run_seed(config, folder, make=make_hedger, **stop_options):
+def time_steps(runs):
+    """Seconds of a training step of each run: medians of stretches of steps, taken in turn."""
+    hedgers = {name: make_hedger(run) for name, run in runs.items()}
+    seconds = {name: [] for name in runs}
+    for _ in range(1 + _ROUNDS):
+        for name, hedger in hedgers.items():
+            batches = training_batches(hedger.problem, runs[name], first_step=0)
+            start = time.perf_counter()
+            hedger.fit(batches, steps_per_epoch=_CYCLE, verbose=0)
+            seconds[name].append((time.perf_counter() - start) / _CYCLE)
+    return {name: statistics.median(x[1:]) for name, x in seconds.items()}  # the first compiles
+
+
+def collect(config, folder):
+    """The contents of `optimizers.json`."""
+    results = {name: read_optimizer(config, name, folder) for name in LABELS}
+    results = {name: result for name, result in results.items() if result["runs"]}
+    times = json.loads((folder / "step_seconds.json").read_text())
+    target = None
+    if REFERENCE in results:
+        best = [run["best_val_loss"] for run in results[REFERENCE]["runs"]]
+        target = TOLERANCE * statistics.median(best)
+    return {
+        "config": dataclasses.asdict(config),
+        "target": target,
+        "comparison": target and comparison(results, target, times["seconds"]),
+        "step_seconds": times,
+        "optimizers": results,
+    }
+
+
+def run_seed(config, folder, make=make_hedger):
     """One run, with the statistics along its path in its history, unless it is there already.
 
     Args:
         config: A `RunConfig`.
         folder: The run's folder, a `pathlib.Path`.
         make: What makes the hedger from the configuration.
-        **stop_options: Further arguments of `Stop`.
     """
     open_folder(folder, config)
     if (folder / "summary.json").exists():
@@ -96,7 +123,7 @@ def run_seed(config, folder, make=make_hedger, **stop_options):
     keras.utils.clear_session()
     hedger = make(config)
     episodes = hedger.problem.episodes(config.batch_size, (0, VALIDATION))
-    history, stop = fit(hedger, config, folder, [PathStatistics(episodes)], **stop_options)
+    history, stop = fit(hedger, config, folder, [PathStatistics(episodes)])
     summary = {
         "seed": config.seed,
         "stopped_by": stop.reason,
@@ -112,24 +139,13 @@ def seeds(config):
     return range(config.run.seed + 1, config.run.seed + 1 + config.seeds)
 
 
-def target_loss(config, folder):
-    """1.01 times the median of the best losses of Adam's runs."""
-    summaries = [folder / REFERENCE / f"seed-{seed}" / "summary.json" for seed in seeds(config)]
-    if not all(path.exists() for path in summaries):
-        raise RuntimeError(f"{folder} holds no finished runs of {REFERENCE}: they come first")
-    losses = [json.loads(path.read_text())["best_val_loss"] for path in summaries]
-    return TOLERANCE * statistics.median(losses)
-
-
 def read_optimizer(config, optimizer, folder):
-    """Search, winner and runs of an optimizer, or None if they are not finished."""
+    """The search of an optimizer, None if it has none, and its runs that are finished."""
     folder = folder / optimizer
-    runs = [folder / f"seed-{seed}" for seed in seeds(config)]
-    if not all((run / "summary.json").exists() for run in runs):
-        return None
+    path, runs = folder / "sweep" / "sweep.json", [folder / f"seed-{x}" for x in seeds(config)]
     return {
-        "search": json.loads((folder / "sweep" / "sweep.json").read_text()),
-        "runs": [read_run(run) for run in runs],
+        "search": json.loads(path.read_text()) if path.exists() else None,
+        "runs": [read_run(run) for run in runs if (run / "summary.json").exists()],
     }
 
 
@@ -147,27 +163,26 @@ def read_history(folder):
     }
 
 
-def comparison(results, target):
+def comparison(results, target, step_seconds):
     """What each optimizer needs to reach the target, and its share of what Adam needs.
 
     Args:
         results: What `read_optimizer` returns, by optimizer.
         target: The validation loss to reach.
+        step_seconds: Seconds of a step, by optimizer.
 
     Returns:
-        For each optimizer the steps and the seconds of training until the target, one number for
-        each run, None for those that did not reach it; their medians; the median of the best
-        losses; and the ratios of the medians to those of Adam.
+        For each optimizer the steps until the target, one number for each run, None for those that
+        did not reach it; their median, and the seconds that it takes; the median of the best
+        losses; and the ratios of these to those of Adam.
     """
     rows = {}
     for name, result in results.items():
-        reached = [until(run["history"], target) for run in result["runs"]]
-        steps, seconds = ([point and point[i] for point in reached] for i in (0, 1))
+        steps = [until(run["history"], target) for run in result["runs"]]
         rows[name] = {
             "steps": steps,
-            "seconds": seconds,
             "median_steps": median(steps),
-            "median_seconds": median(seconds),
+            "median_seconds": median([x and x * step_seconds[name] for x in steps]),
             "best_val_loss": median([run["best_val_loss"] for run in result["runs"]]),
         }
     reference = rows[REFERENCE]
@@ -180,39 +195,37 @@ def comparison(results, target):
 
 
 def until(history, target):
-    """Steps and seconds of training until the validation loss is on target, or None.
-
-    A step takes the median of the run's steps, so that what else the machine did does not count.
-    """
+    """Steps until the validation loss is on target, or None."""
     for step, loss in zip(history["step"], history["val_loss"], strict=True):
         if loss is not None and loss <= target:
-            return int(step), step * statistics.median(history["step_seconds"])
+            return int(step)
     return None
 
 
 def read_bands(outcome):
     """By an optimizer's label what `bands` makes of its runs in `optimizers.json`."""
-    runs = {LABELS[name]: result["runs"] for name, result in outcome["optimizers"].items()}
-    return {label: bands([run["history"] for run in x]) for label, x in runs.items()}
+    times = outcome["step_seconds"]["seconds"]
+    return {
+        LABELS[name]: bands([run["history"] for run in result["runs"]], times[name])
+        for name, result in outcome["optimizers"].items()
+    }
 
 
-def bands(histories):
+def bands(histories, step_seconds):
     """What runs of one optimizer have in common, for the figures.
 
     Args:
         histories: For each run its history, as `read_history` returns it.
+        step_seconds: Seconds of a step.
 
     Returns:
-        A JSON-ready dictionary with `step`, those of the longest run; `step_seconds`, the median
-        time of a step; and for `val_loss`, `gradient_variance` and, where there is a
-        preconditioner, `largest_eigenvalue`, the least, the median and the most of the runs that
-        went so far, None where none of them is a number.
+        A JSON-ready dictionary with `step`, those of the longest run; `step_seconds`; and for
+        `val_loss`, `gradient_variance` and, where there is a preconditioner, `largest_eigenvalue`,
+        the least, the median and the most of the runs that went so far, None where none of them is
+        a number.
     """
     longest = max(histories, key=lambda history: len(history["step"]))
-    result = {
-        "step": longest["step"],
-        "step_seconds": statistics.median(x for run in histories for x in run["step_seconds"]),
-    }
+    result = {"step": longest["step"], "step_seconds": step_seconds}
     eigenvalues = [name for name in longest if name.startswith("largest_eigenvalue")]
     names = {"val_loss": ["val_loss"], "gradient_variance": ["gradient_variance"]}
     names |= {"largest_eigenvalue": eigenvalues} if eigenvalues else {}

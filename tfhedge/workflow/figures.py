@@ -66,7 +66,7 @@ def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
         bands = read_bands(outcome)
         draw(folder, figures.optimizers, {"bands": bands, "target": outcome["target"]})
         draw(folder, figures.along_paths, {"bands": bands})
-        findings += findings_on_optimizers(outcome["comparison"])
+        findings += findings_on_optimizers(outcome["comparison"] or {})
 
     report = hedger.evaluate_hedge(num_paths, (seed, TEST), min(num_paths, _BATCH_SIZE))
     draw(folder, figures.pnl_histogram, histogram(report.pnl))
@@ -96,7 +96,7 @@ def read_experiment(path):
     """
     try:
         outcome = json.loads(path.read_text())
-        outcome["target"], outcome["comparison"], outcome["optimizers"]
+        outcome["target"], outcome["comparison"], outcome["optimizers"], outcome["step_seconds"]
     except (KeyError, TypeError, ValueError) as error:
         expected = "Expected the optimizers.json of an experiment"
         raise ValueError(f"{expected}. Received: {path}, {error!r}") from error

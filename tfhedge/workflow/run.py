@@ -81,19 +81,17 @@ def make_optimizer(config):
     """The Keras optimizer of a `RunConfig`.
 
     Adam is trained as in the paper: a linear warm-up over the first epoch, here at most a fifth of
-    the steps, exponential decay, and gradients clipped to norm 1. The share that DH-KFAC takes of
-    its minimizing step decays as well; the paper's own lets its trust region shrink.
+    the steps, exponential decay, and gradients clipped to norm 1.
     """
     settings = config.optimizer_settings
-    if config.optimizer == "dh-kfac-paper":
-        return DHKFAC.paper(**settings, seed=config.seed)
-    peak, decay = settings["learning_rate"], settings["learning_rate_decay"]
-    if config.optimizer == "dh-kfac":
-        schedule = keras.optimizers.schedules.ExponentialDecay(peak, 1, decay)
-        return DHKFAC(schedule, seed=config.seed)
+    if config.optimizer != "adam":
+        make = {"dh-kfac": DHKFAC, "dh-kfac-paper": DHKFAC.paper}[config.optimizer]
+        return make(**settings, seed=config.seed)
     epoch = math.ceil(config.num_paths / config.batch_size)
     warm_up = max(1, min(epoch, config.steps // 5))
-    schedule = WarmUpExponentialDecay(peak, warm_up, decay)
+    schedule = WarmUpExponentialDecay(
+        settings["learning_rate"], warm_up, settings["learning_rate_decay"]
+    )
     return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
 
 
@@ -219,7 +217,7 @@ def train(hedger, config, folder):
     return summary, report
 
 
-def fit(hedger, config, folder, callbacks=(), **stop_options):
+def fit(hedger, config, folder, callbacks=(), interrupted=lambda: False):
     """Fits the hedger with a validation every `config.validate_every` steps.
 
     Validation is on the same paths whatever the seed, so that runs can be compared. Where the
@@ -230,7 +228,7 @@ def fit(hedger, config, folder, callbacks=(), **stop_options):
         config: A `RunConfig`.
         folder: Where to keep `history.csv` and `checkpoint.npz`, a `pathlib.Path`.
         callbacks: Further callbacks; what they add to the logs of an epoch enters the history.
-        **stop_options: Further arguments of `Stop`.
+        interrupted: A function that says whether the user has asked to stop.
 
     Returns:
         The callbacks that recorded the history and ended the training.
@@ -238,7 +236,7 @@ def fit(hedger, config, folder, callbacks=(), **stop_options):
     checkpoint = folder / CHECKPOINT_FILE
     rows = restore(checkpoint, hedger) if checkpoint.exists() else []
     history = RunHistory(folder / "history.csv", config.steps, rows)
-    stop = Stop(config.steps, config.target_loss, **stop_options)
+    stop = Stop(config.steps, config.target_loss, interrupted)
     step = rows[-1]["step"] if rows else 0
     for row in rows:
         stop.reason = stop.verdict(row["step"], row["val_loss"])

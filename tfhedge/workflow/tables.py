@@ -23,6 +23,8 @@ def comparison_table(outcome):
     Args:
         outcome: What `compare_optimizers` returns.
     """
+    if outcome["comparison"] is None:
+        return "no run of adam is finished, with which to compare"
     lines = [
         f"medians, and ratios to adam's; target {outcome['target']:.5f}",
         f"{'':<14}{'steps':>8}{'ratio':>8}{'seconds':>9}{'ratio':>8}{'best loss':>11}{'ratio':>8}",
