@@ -40,9 +40,36 @@ class Layer:
         return np.sum(a * g, axis=0)[:, None] if self.elementwise else g.T @ a
 
 
+def second_moment(x):
+    """T^(-1/2) sum_t E[x_t x_t'] of `[num_paths, num_steps, size]`."""
+    T = x.shape[1]
+    return T**-0.5 * sum(x[:, t].T @ x[:, t] / len(x) for t in range(T))
+
+
+def initialize(layers, batch):
+    """How A, G, D and the bases start, of which the paper says nothing: with a first estimate.
+
+    Args:
+        layers: The state, which is changed.
+        batch: For each layer the inputs a_t of all paths, and the pseudo-gradients of some,
+            `[num_initial_paths, num_steps, outputs]`.
+    """
+    for layer, (a, g) in zip(layers, batch, strict=True):
+        if not layer.elementwise:
+            layer.A, layer.G = second_moment(a), second_moment(g)
+            layer.Q_A, layer.Q_G = (np.linalg.eigh(x)[1] for x in (layer.A, layer.G))
+        layer.D = np.mean(
+            [
+                (layer.Q_G.T @ layer.mat(a_of_path, g_of_path) @ layer.Q_A) ** 2
+                for a_of_path, g_of_path in zip(a, g, strict=False)
+            ],
+            axis=0,
+        )
+
+
 def moving_average(old, new, beta):
-    """What line 5 says, once there is an old value; the first one is taken as it is."""
-    return new if old is None else beta * old + (1.0 - beta) * new
+    """What lines 5, 11 and 12 say."""
+    return beta * old + (1.0 - beta) * new
 
 
 def iterate(
@@ -64,9 +91,8 @@ def iterate(
     """Iteration i of Algorithm 1.
 
     The paper's listing has lost its indentation: here lines 4 to 12 belong to the branch of line 3,
-    and line 14 to that of line 13. It does not say how A, G, D and the bases start: A, G and D at
-    their first estimates, and the bases at the identity. As printed, D is measured in the bases
-    that there are before line 14 renews them, and stays as it is when they change.
+    and line 14 to that of line 13. As printed, D is measured in the bases that there are before
+    line 14 renews them, and stays as it is when they change.
 
     Args:
         i: Number of the iteration.
@@ -82,9 +108,7 @@ def iterate(
     if i % N_cov == 0:  # 3
         for layer, (a, _) in zip(layers, batch, strict=True):  # 4
             if not layer.elementwise:
-                T = a.shape[1]
-                A = T**-0.5 * sum(a[:, t].T @ a[:, t] / len(a) for t in range(T))
-                layer.A = moving_average(layer.A, A, beta_F)  # 5
+                layer.A = moving_average(layer.A, second_moment(a), beta_F)  # 5
         for layer, (a, g) in zip(layers, batch, strict=True):  # 10
             if not layer.elementwise:
                 layer.G = moving_average(layer.G, len(g) ** -0.5 * g.T @ g, beta_F)  # 11
@@ -118,8 +142,11 @@ def test_three_iterations_of_one_weight():
 
     def step(i, inputs, pseudo_gradients, gradient):
         a, g = np.array(inputs, float)[..., None], np.array(pseudo_gradients, float)[..., None]
+        if i == 0:
+            initialize([layer], [(a, g[np.newaxis])])
         iterate(i, [layer], [(a, g)], [np.array([[gradient]])], **options)
 
+    # The start is that of the first path, which the first iteration finds again:
     # A = 1/2 (4 + 4) / 2, G = 1/2 (1 + 1), D = (1 + 1)^2. The preconditioned gradient is 8 / 4, and
     # eta = (4 / (2 * 8))^(1/2) = 1/2.
     step(0, [[1, 1, 1, 1], [2, 0, 0, 0]], [1, 0, 0, 1], 8.0)
@@ -137,19 +164,22 @@ def test_three_iterations_of_one_weight():
 
 
 def test_first_iteration_of_two_weights_whose_basis_turns():
-    """D = (9, 16), measured in the identity, goes with the eigenvectors as they come, not along.
+    """D is measured in the old basis, and goes with the new eigenvectors as they come, not along.
 
-    The paths' inputs are (3, 4), so that A has the eigenvectors (-4, 3) / 5 and (3, 4) / 5, in the
-    order of their eigenvalues 0 and 25.
+    It starts with inputs (2, 0), so that A has the eigenvectors (0, 1) and (1, 0), in the order of
+    their eigenvalues 0 and 4, and D is (0, 4). The next inputs are (3, 4), whose squares in this
+    basis are (16, 9), and which have the eigenvectors (-4, 3) / 5 and (3, 4) / 5.
     """
     layer = Layer(np.zeros([1, 2]))
     a, g = np.array([[[3.0, 4.0]]]), np.array([[1.0]])
+    initialize([layer], [(np.array([[[2.0, 0.0]]]), g[np.newaxis])])
+    assert_allclose(layer.D, [[0.0, 4.0]], rtol=1e-15)
     gradient = np.array([[1.0, 7.0]])  # (17, 31) / 5 in the eigenbasis
-    options = dict(N_cov=1, N_evd=1, beta_TR=0.5, rho_TR=1e6, beta_F=0.5, beta_D=0.5)
+    options = dict(N_cov=1, N_evd=1, beta_TR=0.5, rho_TR=1e6, beta_F=0.0, beta_D=0.5)
     options |= dict(beta_mom=0.5, rho=0.5, eta_max=1.0)
     iterate(0, [layer], [(a, g)], [gradient], **options)
-    assert_allclose(layer.D, [[9.0, 16.0]], rtol=1e-15)
-    shrunk = [0.5 * 9.0 + 0.5 * 12.5, 0.5 * 16.0 + 0.5 * 12.5]
+    assert_allclose(layer.D, [[8.0, 6.5]], rtol=1e-15)
+    shrunk = [0.5 * 8.0 + 0.5 * 7.25, 0.5 * 6.5 + 0.5 * 7.25]
     expected = 17 / 5 / shrunk[0] * np.array([-4, 3]) / 5
     expected += 31 / 5 / shrunk[1] * np.array([3, 4]) / 5
     assert_allclose(layer.W, [-expected], rtol=1e-14)
@@ -159,7 +189,7 @@ def test_first_iteration_of_two_weights_whose_basis_turns():
 
 # Name, number of inputs, number of outputs, whether there is a bias; a scale has no inputs.
 LAYERS = [("inlet", 4, 3, True), ("scale", None, 3, False), ("linear", 3, 2, False)]
-NUM_PATHS, NUM_STEPS = 6, 5
+NUM_PATHS, NUM_STEPS, NUM_INITIAL_PATHS = 6, 5, 4
 
 
 def new_layers():
@@ -241,7 +271,6 @@ ETA_MAX = float(np.float32(3e-5))  # as Keras keeps a learning rate
 SHORT = PAPER | dict(N_cov=2, N_evd=3, beta_F=0.5, beta_D=0.7)
 
 
-@pytest.mark.skipif(not hasattr(DHKFAC, "paper"), reason="There is no DHKFAC.paper")
 @pytest.mark.parametrize(
     ("options", "num_updates", "capped"),
     [
@@ -253,7 +282,8 @@ SHORT = PAPER | dict(N_cov=2, N_evd=3, beta_F=0.5, beta_D=0.7)
     ids=["as in the paper", "short intervals", "trust region", "no momentum"],
 )
 def test_updates_equal_algorithm1(options, num_updates, capped):
-    optimizer = DHKFAC.paper(**{NAMES[symbol]: value for symbol, value in options.items()})
+    named = {NAMES[symbol]: value for symbol, value in options.items()}
+    optimizer = DHKFAC.paper(**named, num_initial_paths=NUM_INITIAL_PATHS)
     options = PAPER | dict(eta_max=ETA_MAX) | options
     variables, layers, etas = new_variables(), new_layers(), []
     optimizer.build(variables)
@@ -269,6 +299,8 @@ def test_updates_equal_algorithm1(options, num_updates, capped):
             homogeneous(x).numpy() if use_bias else x
             for (_, _, _, use_bias), x in zip(LAYERS, a, strict=True)
         ]
+        if i == 0:
+            initialize(layers, [(x, y[:NUM_INITIAL_PATHS]) for x, y in zip(inputs, g, strict=True)])
         batch = [(x, y[0]) for x, y in zip(inputs, g, strict=True)]
         etas.append(iterate(i, layers, batch, gradients, **options))
         expected = in_keras(layer.W for layer in layers)

@@ -1,8 +1,10 @@
 """An exported hedger, loaded where there is TensorFlow and nothing else."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -12,6 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tfhedge as th
 from tfhedge.serving.export import unroll
+
+ROOT = Path(__file__).parents[2]
 
 # What `None` stands for cannot be imported.
 SERVE = """
@@ -57,6 +61,41 @@ def test_tensorflow_alone_makes_the_same_trades(hedger, base, paths, tmp_path):
     assert_allclose(trades["rollout"], expected, rtol=0.0, atol=1e-5 * scale)
     assert_allclose(trades["step"], expected, rtol=0.0, atol=1e-5 * scale)
     assert trades["valid"].all()
+
+
+def replay(model, claim):
+    """Asks a SavedModel for the trades that stand beside it, both ways."""
+    golden = np.load(model / "golden.npz")
+    spot, variance, expected = (golden[name] for name in ("spot", "variance", "action"))
+    loaded = tf.saved_model.load(model).signatures
+    by_rollout = loaded["rollout"](spot=tf.constant(spot), variance=tf.constant(variance))
+    by_step = unroll(loaded, claim.observables(spot), spot, variance)
+    scale = np.abs(expected).max()
+    assert by_rollout["valid"].numpy().all()
+    for action in (by_rollout["action"], by_step):
+        assert_allclose(action, expected, rtol=0.0, atol=1e-4 * scale)
+    return golden
+
+
+def test_the_trades_beside_a_model_are_those_of_the_hedger(hedger, base):
+    golden = replay(base / "1", hedger.problem.claim)
+    expected = hedger(hedger.problem.features(golden["spot"], golden["variance"]))
+    assert_array_equal(golden["action"], expected)
+
+
+def test_the_policy_that_comes_with_the_package():
+    """It answers as it did, and its card says what its description says."""
+    folder = ROOT / "saved_models" / "cliquet"
+    problem = th.HedgingProblem.from_paper()
+    golden = replay(folder / "1", problem.claim)
+    assert golden["action"].shape == (3, problem.num_steps, problem.num_instruments)
+    description = json.loads((folder / "1" / "hedge.json").read_text())
+    assert description["market"] == dataclasses.asdict(problem.market)
+    card = (folder / "README.md").read_text()
+    training = description["training"]
+    assert f"{training['steps']} steps" in card
+    assert f"{training['pnl_std']:.5f}" in card
+    assert sum(x.stat().st_size for x in folder.rglob("*")) < 5e6
 
 
 @pytest.mark.parametrize("num_paths", [1, 4096])

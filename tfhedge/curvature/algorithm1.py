@@ -23,10 +23,11 @@ class Algorithm1(KroneckerOptimizer):
         eta     = min( sqrt(rho_TR / sum_l <V_l^pre, V_l>), eta^max ),    rho_TR <- beta^TR rho_TR,
         V_l^avg <- beta^mom V_l^avg + V_l^pre,        W_l <- W_l - eta V_l^avg.
 
-    What the paper leaves open: A, G and D start at their first estimates, Q_A and Q_G as the
-    identity, so that the first D is measured in it; the average of the gradients starts at zero. D
-    is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
-    eta^max, which it does not print.
+    What the paper leaves open is how it starts: A, G, their eigenvectors and D in this basis are
+    those of a first sample of several paths, before the first step; the average of the gradients
+    is zero. What they start at fades over a hundred steps, and from a single path or from the
+    identity the algorithm diverges within ten. D is left as it is when the eigenbasis changes. The
+    paper's numbers are the defaults, but for eta^max, which it does not print.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
@@ -42,6 +43,7 @@ class Algorithm1(KroneckerOptimizer):
             of the decay.
         trust_region_decay: Its decay beta^TR in a step.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
+        num_initial_paths: Number of paths in the first sample, where A, G, D and the bases start.
         seed: Seed of the pseudo-gradients.
         name: Name of the optimizer.
 
@@ -63,6 +65,7 @@ class Algorithm1(KroneckerOptimizer):
         trust_region=1e-3,
         trust_region_decay=0.997,
         num_curvature_paths=1,
+        num_initial_paths=64,
         seed=0,
         name="algorithm_1",
     ):
@@ -78,28 +81,42 @@ class Algorithm1(KroneckerOptimizer):
             trust_region=trust_region,
             trust_region_decay=trust_region_decay,
             num_curvature_paths=num_curvature_paths,
+            num_initial_paths=num_initial_paths,
             seed=seed,
         )
 
     def _update_blocks(self, curvature):
-        """Lines 3 to 14."""
+        """Lines 3 to 14, after the start."""
+        started = tf.cond(self.num_samples == 0.0, lambda: self._start(curvature), lambda: True)
         taken = tf.cond(
-            self.iterations % self.factor_interval == 0,
-            lambda: self._take_in(curvature.input_moments(), self._sample(curvature)),
+            started & (self.iterations % self.factor_interval == 0),
+            lambda: self._take_in(curvature),
             lambda: True,
         )
-        return taken & self._renew_eigenbases(carry_diagonal=False)
+        return started & taken & self._renew_eigenbases(carry_diagonal=False)
 
-    def _take_in(self, input_moments, sample):
-        """Lines 4 to 12."""
-        known = tf.minimum(self.num_samples, 1.0)
-        factor_decay = known * self.factor_decay
-        diagonal_decay = known * self.diagonal_decay
+    def _start(self, curvature):
+        """The first A, G and D, with D in the eigenbases of A and G."""
         taken = []
-        for block, moment, (a, g) in zip(self.blocks, input_moments, sample, strict=True):
-            taken.append(block.update_factors(a, g, factor_decay, moment))
-            taken.append(block.update_diagonal(a, g, diagonal_decay))
+        for block, moment, a, g in self._layers(curvature, self.num_initial_paths):
+            taken.append(block.update_factors(a, g, 0.0, moment))
+            taken.append(block.update_eigenbasis(carry_diagonal=False))
+            taken.append(block.update_diagonal(a, g, 0.0))
         return self._count(tf.reduce_all(taken))
+
+    def _take_in(self, curvature):
+        """Lines 4 to 12."""
+        taken = []
+        for block, moment, a, g in self._layers(curvature, self.num_curvature_paths):
+            taken.append(block.update_factors(a, g, self.factor_decay, moment))
+            taken.append(block.update_diagonal(a, g, self.diagonal_decay))
+        return self._count(tf.reduce_all(taken))
+
+    def _layers(self, curvature, num_paths):
+        """Of each layer its block, the moment of its inputs over the batch, and a sample."""
+        moments, sample = curvature.input_moments(), self._sample(curvature, num_paths)
+        for block, moment, (a, g) in zip(self.blocks, moments, sample, strict=True):
+            yield block, moment, a, g
 
     def _update(self, gradients, curvature):
         """Lines 15 to 23."""

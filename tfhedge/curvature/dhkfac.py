@@ -125,7 +125,8 @@ class DHKFAC(KroneckerOptimizer):
             return self._renew_eigenbases(carry_diagonal=True)
 
         def take_in_sample():
-            pairs = list(zip(self.blocks, self._sample(curvature), strict=True))
+            sample = self._sample(curvature, self.num_curvature_paths)
+            pairs = list(zip(self.blocks, sample, strict=True))
             taken = [block.update_factors(a, g, factor_decay) for block, (a, g) in pairs]
             taken.append(renew_eigenbases())
             taken += [block.update_diagonal(a, g, diagonal_decay) for block, (a, g) in pairs]

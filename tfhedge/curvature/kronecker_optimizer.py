@@ -31,6 +31,7 @@ _CHECKS = {
     "trust_region": _positive_or_schedule,
     "trust_region_decay": _fraction,
     "num_curvature_paths": checks.positive_integer,
+    "num_initial_paths": checks.positive_integer,
     "num_quadratic_paths": checks.positive_integer,
     "seed": lambda name, value: value,
 }
@@ -162,10 +163,10 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         """Line 18: the D of a block, shrunk by eq. (11)."""
         return shrink(block.diagonal, tf.minimum(self.shrinkage * self.damping, 1.0))
 
-    def _sample(self, curvature):
+    def _sample(self, curvature, num_paths):
         """Lines 6 to 9: inputs and pseudo-gradients of each layer."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
-        return curvature.sample(self.num_curvature_paths, seed)
+        return curvature.sample(num_paths, seed)
 
     def _renew_eigenbases(self, carry_diagonal):
         """Lines 13 and 14: renews the bases when it is time, and says whether they are finite."""

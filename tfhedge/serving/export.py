@@ -16,8 +16,8 @@ from tfhedge.files import write_json
 from tfhedge.serving import tf_serving
 from tfhedge.serving.signatures import Signatures
 
-# What stands beside `saved_model.pb` and says what the numbers mean.
-DESCRIPTION_FILE = "hedge.json"
+# What stands beside `saved_model.pb`: what the numbers mean, and a few paths with their trades.
+DESCRIPTION_FILE, GOLDEN_FILE = "hedge.json", "golden.npz"
 
 
 def export(hedger, directory, version=None, training=None):
@@ -28,7 +28,8 @@ def export(hedger, directory, version=None, training=None):
     last time to the trades, whether they are valid, and the next states; `initial_state`; and
     `rollout`, all trades of a path. Feature scaling, masks and what can be traded when are inside,
     and `hedge.json` beside it says what can be traded, in which units, in which range of
-    observations, and how the policy was trained. Of the folder `assets.extra` TensorFlow Serving
+    observations, and how the policy was trained. `golden.npz` holds `spot`, `variance` and
+    `action` of a few paths, to test a server by. Of the folder `assets.extra` TensorFlow Serving
     warms up; in `directory` stand its `models.config` and `batching.config`.
 
     The folder appears only once it is complete and has been loaded again and given the same trades
@@ -61,7 +62,8 @@ def export(hedger, directory, version=None, training=None):
     try:
         model = temporary / "model"
         save(signatures, model)
-        verify(tf.saved_model.load(str(model)).signatures, signatures)
+        golden = verify(tf.saved_model.load(str(model)).signatures, signatures)
+        np.savez(model / GOLDEN_FILE, **golden)
         write_json(model / DESCRIPTION_FILE, describe(signatures, training))
         tf_serving.write_warm_up(model, name, signatures.specs)
         tf_serving.write_configurations(base, name)
@@ -91,6 +93,9 @@ def save(signatures, path):
 def verify(loaded, signatures, num_paths=3):
     """Compares a loaded model's trades, both ways, with the hedger's.
 
+    Returns:
+        `spot` and `variance` of some paths, and the hedger's `action`.
+
     Raises:
         RuntimeError: If they differ.
     """
@@ -102,6 +107,7 @@ def verify(loaded, signatures, num_paths=3):
     for action in (by_rollout, by_step):
         if not np.allclose(action, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()):
             raise RuntimeError("the exported model's trades differ from the hedger's")
+    return {"spot": spot, "variance": variance, "action": expected}
 
 
 def unroll(loaded, observables, spot, variance):
