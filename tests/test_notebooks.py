@@ -6,6 +6,7 @@ The setting is the cell with the tag `parameters`, as of papermill: assignments 
 import ast
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ SMALL = {
     "02_hedging_problem_and_policy": {"batch_size": 32, "num_batches": 10, "num_test_paths": 100},
     "03_dhkfac_and_adam": {
         "batch_size": 32,
-        "adam_steps": 10,
-        "second_order_steps": 10,
+        "adam_steps": 20,
+        "second_order_steps": 20,
         "num_validation_paths": 100,
     },
     "04_learned_hedge_and_baselines": {"num_paths": 200},
@@ -37,7 +38,7 @@ def code_cells(path):
 
 def run(code, namespace, filename):
     """Executes a cell, and draws the figure that it ends with, as Jupyter does."""
-    *body, last = ast.parse(code).body
+    *body, last = ast.parse(re.sub(r"^%.*$", "", code, flags=re.MULTILINE)).body
     if not isinstance(last, ast.Expr):
         body, last = [*body, last], None
     exec(compile(ast.Module(body, []), filename, "exec"), namespace)

@@ -1,6 +1,7 @@
 """A run that was interrupted and continued is the run that was not."""
 
 import csv
+import dataclasses
 import json
 import random
 import signal
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from tfhedge import cli, files
-from tfhedge.training.callbacks import Stop
+from tfhedge.training.callbacks import Stop, restore
+from tfhedge.workflow.config import CHECKPOINT_FILE, CONFIG_FILE, read_settings
+from tfhedge.workflow.run import make_hedger
 
 TIMES = {"seconds", "training_seconds", "step_seconds"}
 
@@ -148,3 +151,15 @@ def test_a_run_ends_at_its_target_or_after_its_steps():
     assert [stop.verdict(step, 0.2) for step in (10, 40)] == [None, "steps"]
     assert stop.verdict(20, 0.1) == "target"
     assert stop.verdict(20, float("nan")) == "diverged"
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(small, tmp_path):
+    folder = tmp_path / "run"
+    options = ["train", *small, "--steps", "2", "--test-paths", "64", "--out", str(folder)]
+    assert cli.main([*options, "--optimizer", "adam"]) == 0
+    config = dataclasses.replace(read_settings(folder / CONFIG_FILE), optimizer="dh-kfac")
+    hedger = make_hedger(config)
+    with pytest.raises(
+        ValueError, match=r"Expected a checkpoint with the \d+ variables of dh_kfac"
+    ):
+        restore(folder / CHECKPOINT_FILE, hedger)

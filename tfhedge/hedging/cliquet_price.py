@@ -1,6 +1,7 @@
 """The price of a cliquet in Heston's market, from the joint transform of return and variance."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -199,7 +200,7 @@ class CliquetPricer:
         log_cap = tf.math.log((1.0 + cap) / moneyness) - drift
         width = _MAX_RETURN * deviation
         highest = tf.clip_by_value(log_cap, -width, width)
-        nodes, weights = np.polynomial.legendre.leggauss(_NUM_RETURNS)
+        nodes, weights = _gauss_legendre(_NUM_RETURNS)
         half = 0.5 * (highest + width)[:, tf.newaxis]
         y = half * (nodes + 1.0) - width[:, tf.newaxis]
         waves = tf.exp(-1j * to_complex(y[..., tf.newaxis] * a[:, tf.newaxis]))
@@ -212,6 +213,12 @@ class CliquetPricer:
         growth = tf.exp(self.orders[:, np.newaxis] * to_complex(returns)[:, tf.newaxis])
         at_cap = np.exp(cap * self.orders)[:, np.newaxis] * to_complex(capped)[:, tf.newaxis]
         return growth @ to_complex(mass) + at_cap, capped
+
+
+@functools.cache
+def _gauss_legendre(num_nodes):
+    """Nodes and weights on [-1, 1], from the eigenvalues of a matrix of that size."""
+    return np.polynomial.legendre.leggauss(num_nodes)
 
 
 def sum_of_exponents(exponents, variance):

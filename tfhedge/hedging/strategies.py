@@ -1,5 +1,7 @@
 """The hedges that a desk would use: by delta, and by delta and vega."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -72,7 +74,7 @@ class DeltaVegaHedge(DeltaHedge):
         self.option = option
         self.interval = checks.positive_integer("interval", interval)
         self._life, self._strike = grid.maturities[option - 1], grid.strikes[option - 1]
-        self._surface = PriceSurface(problem.market, problem.dt, self._life)
+        self._option_greeks = _option_greeks(problem.market, problem.dt, self._life, self._strike)
 
     def __call__(self, spot, variance):
         """As `DeltaHedge`."""
@@ -81,7 +83,9 @@ class DeltaVegaHedge(DeltaHedge):
         bought = np.zeros_like(vega)
         for time in range(0, self.problem.num_steps - self._life + 1, self.interval):
             alive = slice(time, time + self._life)
-            option_delta, option_vega = self._option_greeks(spot[:, alive], variance[:, alive])
+            option_delta, option_vega = (
+                x.numpy() for x in self._option_greeks(spot[:, alive], variance[:, alive])
+            )
             bought[:, time] = vega[:, time] / option_vega[:, 0]
             delta[:, alive] -= bought[:, time, None] * option_delta
             vega[:, alive] -= bought[:, time, None] * option_vega
@@ -89,20 +93,31 @@ class DeltaVegaHedge(DeltaHedge):
         actions[..., self.option] = bought
         return actions
 
-    def _option_greeks(self, spot, variance):
-        """Delta and vega of the option bought at the first of the times that it lives.
 
-        Args:
-            spot: Prices of the underlying at these times, `[num_paths, life]`.
-            variance: Instantaneous variance, of the same shape.
+@functools.lru_cache(maxsize=8)
+def _option_greeks(market, dt, life, strike):
+    """What computes delta and vega of an option, bought at the first of the times that it lives.
 
-        Returns:
-            Two NumPy arrays of that shape; delta by the spot in units of the initial one.
-        """
-        moneyness, option = spot / spot[:, :1], ([self._strike], [self._strike > 1.0])
+    Args:
+        market: The `Heston` market.
+        dt: Length of a time step in years.
+        life: The option's life in time steps.
+        strike: Its strike, relative to the spot when it is bought.
+
+    Returns:
+        A compiled function from prices of the underlying and the variance at these times, each
+        `[num_paths, life]`, to two tensors of that shape; delta by the spot in units of the
+        initial one.
+    """
+    surface = PriceSurface(market, dt, life)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def greeks(spot, variance):
+        moneyness = spot / spot[:, :1]
         with tf.GradientTape() as tape:
             tape.watch([moneyness, variance])
-            life = np.arange(self._life, 0, -1)
-            price = self._surface(moneyness, variance, *option, life)
+            price = surface(moneyness, variance, [strike], [strike > 1.0], np.arange(life, 0, -1))
         delta, vega = tape.gradient(price, [moneyness, variance])
-        return delta.numpy(), (vega * spot[:, :1] / self.problem.market.spot).numpy()
+        return delta, vega * spot[:, :1] / market.spot
+
+    return greeks

@@ -214,11 +214,19 @@ def restore(path, hedger):
 
     Returns:
         The rows of the history.
+
+    Raises:
+        ValueError: If it is the checkpoint of another optimizer, or of another version of it.
     """
     with np.load(path) as arrays:
-        hedger.set_weights([arrays[f"weight_{i}"] for i in range(len(hedger.weights))])
         prefix = "optimizer_"
         state = {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
+        if len(state) != len(hedger.optimizer.variables):  # Keras would go on without them
+            raise ValueError(
+                f"Expected a checkpoint with the {len(hedger.optimizer.variables)} variables of "
+                f"{hedger.optimizer.name}. Received: {path} with {len(state)}"
+            )
+        hedger.set_weights([arrays[f"weight_{i}"] for i in range(len(hedger.weights))])
         hedger.optimizer.load_own_variables(state)
         return json.loads(arrays["history"].item())
 
