@@ -20,6 +20,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from tfhedge.workflow.tables import findings_table, hedges_table
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
@@ -109,6 +111,18 @@ def test_readme_shows_the_kept_runs_of_the_demo():
         assert f"{name:<30}{''.join(numbers)}\n" in readme
     deviations = [run["pnl_std"] for run in runs]
     assert f"between {min(deviations):.4f} and {max(deviations):.4f}" in " ".join(readme.split())
+
+
+def kept(path):
+    return json.loads((ROOT / "benchmarks/results" / path).read_text())
+
+
+def test_readme_and_card_show_the_kept_comparison_and_findings():
+    readme = README.read_text()
+    card = (ROOT / "saved_models/cliquet/README.md").read_text()
+    assert hedges_table(kept("comparison.json")) in card
+    assert hedges_table(kept("comparison.json")) in readme
+    assert findings_table(kept("figures/findings.json")) in readme
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
