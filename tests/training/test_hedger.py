@@ -22,7 +22,7 @@ PROBLEM = th.HedgingProblem(
 # A new optimizer is one more row; the share of the loss that has to go in 24 steps of 64 paths.
 OPTIMIZERS = {
     "dh-kfac": (lambda: th.DHKFAC(), 0.3),
-    "algorithm 1": (lambda: th.DHKFAC.paper(learning_rate=5e-5, num_curvature_paths=16), 0.05),
+    "algorithm 1": (lambda: th.DHKFAC.paper(learning_rate=7e-5, num_curvature_paths=16), 0.2),
     "adam": (lambda: keras.optimizers.Adam(0.01, global_clipnorm=1.0), 0.1),
 }
 METRICS = ["cost", "loss", "pnl_std"]
