@@ -67,8 +67,9 @@ def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
     ("options", "complaint"),
     [("--paths 0", "`num_paths`"), ("--seed -1", "`seed`"), ("--out /dev/null/x", "/dev/null")],
 )
-def test_nonsense_is_refused(run, options, complaint, refusal):
-    assert complaint in refusal(["compare", str(run), *options.split()])
+@pytest.mark.parametrize("command", ["compare", "figures"])
+def test_nonsense_is_refused(run, command, options, complaint, refusal):
+    assert complaint in refusal([command, str(run), *options.split()])
 
 
 def test_runs_in_different_markets_are_refused(run, tmp_path, refusal):

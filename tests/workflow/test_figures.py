@@ -106,14 +106,6 @@ def test_trades_next_to_resets():
     assert row["holds"]
 
 
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [("--paths 0", "`num_paths`"), ("--seed -1", "`seed`"), ("--out /dev/null/x", "/dev/null")],
-)
-def test_nonsense_is_refused(run, options, complaint, refusal):
-    assert complaint in refusal(["figures", str(run), *options.split()])
-
-
 def test_files_that_are_no_experiment_are_refused(run, tmp_path, refusal):
     other = tmp_path / "other.json"
     for content in ("{}", "[]", "x", '{"target": 1}'):

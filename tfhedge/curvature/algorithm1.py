@@ -110,7 +110,7 @@ class Algorithm1(KroneckerOptimizer):
         for block, moment, a, g in self._layers(curvature, self.num_curvature_paths):
             taken.append(block.update_factors(a, g, self.factor_decay, moment))
             taken.append(block.update_diagonal(a, g, self.diagonal_decay))
-        return self._count(tf.reduce_all(taken))
+        return tf.reduce_all(taken)
 
     def _layers(self, curvature, num_paths):
         """Of each layer its block, the moment of its inputs over the batch, and a sample."""

@@ -139,10 +139,7 @@ class DHKFAC(KroneckerOptimizer):
     def share_now(self):
         """The share of the minimizing step that is taken in the step to come."""
         share = tf.cast(self.learning_rate, self.damping.dtype)
-        if self._has_schedule:
-            return share
-        decay = tf.constant(self.learning_rate_decay, share.dtype)
-        return share * decay ** tf.cast(self.iterations, share.dtype)
+        return share if self._has_schedule else self._decayed(share, self.learning_rate_decay)
 
     def _update(self, gradients, curvature):
         """Lines 15 to 22, with step length and momentum from M."""

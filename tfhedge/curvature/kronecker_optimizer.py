@@ -186,8 +186,12 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         dtype = self.damping.dtype
         if isinstance(self.trust_region, Schedule):
             return tf.cast(self.trust_region(self.iterations), dtype)
-        decay = tf.constant(self.trust_region_decay, dtype) ** tf.cast(self.iterations, dtype)
-        return self.trust_region * decay
+        return self._decayed(self.trust_region, self.trust_region_decay)
+
+    def _decayed(self, value, decay):
+        """A value that falls by a factor in each step, in the step to come."""
+        dtype = self.damping.dtype
+        return value * tf.constant(decay, dtype) ** tf.cast(self.iterations, dtype)
 
     def get_config(self):
         """The arguments that make this optimizer again."""

@@ -5,7 +5,6 @@ import functools
 
 import numpy as np
 
-from tfhedge import checks
 from tfhedge.evaluation.comparison import compare_hedges, run_hedges
 from tfhedge.evaluation.report import NO_HEDGE
 from tfhedge.files import write_json
@@ -13,14 +12,19 @@ from tfhedge.hedging.cliquet_greeks import CliquetGreeks
 from tfhedge.hedging.instruments import FloatingGrid
 from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge
 from tfhedge.workflow.machine import machine
-from tfhedge.workflow.run import TEST, VALIDATION, load_run
+from tfhedge.workflow.run import (
+    TEST,
+    TEST_BATCH_SIZE,
+    VALIDATION,
+    check_test_paths,
+    load_run,
+)
 
 # Steps between trades in the option that hedges the vega, of which validation chooses.
 INTERVALS = (1, 5, 10, 20, 40)
 # A volatility of variance so small that the market is that of Black and Scholes, with the
 # variance that is expected today.
 _XI_OF_BLACK_SCHOLES = 0.02
-_BATCH_SIZE = 10_000
 
 
 def compare_runs(runs, folder, num_paths, seed=0):
@@ -44,8 +48,7 @@ def compare_runs(runs, folder, num_paths, seed=0):
             range.
         OSError: If there is no such folder, or no checkpoint in it, or `folder` cannot be made.
     """
-    checks.positive_integer("num_paths", num_paths)
-    checks.one_of("seed", seed, range(2**31 - 1))
+    check_test_paths(num_paths, seed)
     folder.mkdir(parents=True, exist_ok=True)
     policies, problem = {}, None
     for run in runs:
@@ -59,7 +62,7 @@ def compare_runs(runs, folder, num_paths, seed=0):
         lambda spot, variance: actions_of(spot, variance) * stock_only,
     )
     run_hedges(policies, num_paths=2, seed=seed)  # refuses what cannot be compared, at once
-    size = min(num_paths, _BATCH_SIZE)
+    size = min(num_paths, TEST_BATCH_SIZE)
     desk, candidates = desk_hedges(problem)
     for name, hedges in candidates.items():
         outcomes = run_hedges(hedges, size, (seed, VALIDATION), size)

@@ -6,7 +6,6 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from tfhedge import checks
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS, histogram
@@ -17,7 +16,7 @@ from tfhedge.market.implied import implied_volatility
 from tfhedge.workflow.comparison import option_near_cap
 from tfhedge.workflow.experiment import LABELS, REFERENCE, read_bands
 from tfhedge.workflow.machine import machine
-from tfhedge.workflow.run import TEST, load_run
+from tfhedge.workflow.run import TEST, TEST_BATCH_SIZE, check_test_paths, load_run
 
 # Levels of variance in figure 1, in units of the long-run variance.
 _VARIANCE_LEVELS = (0.25, 1.0, 4.0)
@@ -25,7 +24,6 @@ _VARIANCE_LEVELS = (0.25, 1.0, 4.0)
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 # Steps before and after a reset that count as near it.
 _NEAR = 2
-_BATCH_SIZE = 10_000
 
 
 def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
@@ -50,8 +48,7 @@ def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
         ValueError: If a folder or file holds something else, or a number is out of its range.
         OSError: If there is no such folder or file, or `folder` cannot be made.
     """
-    checks.positive_integer("num_paths", num_paths)
-    checks.one_of("seed", seed, range(2**31 - 1))
+    check_test_paths(num_paths, seed)
     outcome = read_experiment(experiment) if experiment else None
     hedger, _ = load_run(run)
     problem = hedger.problem
@@ -68,7 +65,7 @@ def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
         draw(folder, figures.along_paths, {"bands": bands})
         findings += findings_on_optimizers(outcome["comparison"] or {})
 
-    report = hedger.evaluate_hedge(num_paths, (seed, TEST), min(num_paths, _BATCH_SIZE))
+    report = hedger.evaluate_hedge(num_paths, (seed, TEST), min(num_paths, TEST_BATCH_SIZE))
     draw(folder, figures.pnl_histogram, histogram(report.pnl))
     trades = trades_along(hedger, num_paths, (seed, TEST))
     draw(folder, figures.hedges_over_time, over_time(problem, trades))
@@ -162,7 +159,7 @@ def trades_along(hedger, num_paths, seed):
         grid = problem.instruments
         life, strike = grid.maturities[option - 1], grid.strikes[option - 1]
         instruments[f"{life}-step {strike:g} option"] = option
-    dataset = problem.dataset(num_paths, min(num_paths, _BATCH_SIZE), seed)
+    dataset = problem.dataset(num_paths, min(num_paths, TEST_BATCH_SIZE), seed)
     chosen = list(instruments.values())
     parts = [
         tf.gather(hedger.actions(features, differentiable=False), chosen, axis=-1).numpy()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfhedge import checks
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE, histogram
@@ -35,6 +36,9 @@ from tfhedge.workflow.config import CHECKPOINT_FILE, CONFIG_FILE, differences, r
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
+
+# Test paths simulated at once.
+TEST_BATCH_SIZE = 10_000
 
 # Strikes of the contracts of a fixed grid, in units of the initial spot.
 FIXED_STRIKES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
@@ -151,6 +155,16 @@ def copy_checkpoint(source, target):
     """Copies the checkpoint of a run to another folder, if there is one."""
     if (source / CHECKPOINT_FILE).exists():
         shutil.copy(source / CHECKPOINT_FILE, target)
+
+
+def check_test_paths(num_paths, seed):
+    """Checks what the commands that evaluate are given.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+    checks.positive_integer("num_paths", num_paths)
+    checks.one_of("seed", seed, range(2**31 - 1))
 
 
 def load_run(folder):
