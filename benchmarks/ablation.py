@@ -22,7 +22,7 @@ from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
-from tfhedge.workflow.run import make_hedger, make_optimizer, make_problem
+from tfhedge.workflow.run import make_hedger, make_optimizer
 
 TARGETS = (0.085, 0.075)
 
@@ -117,11 +117,9 @@ def without_recurrence(config):
     return make_hedger(config, policy=policy)
 
 
-def gains_and_costs_as_outputs(config):
-    """The decomposition {Gamma, C}: curvature of the gains alone, as the loss is linear in C."""
-    objective = th.MeanVariance(config.risk_aversion, quadratic_cost=1e-9)
-    problem = dataclasses.replace(make_problem(config), objective=objective)
-    return make_hedger(config, problem=problem)
+def with_trades(config):
+    """The policy decides on trades in the underlying too."""
+    return make_hedger(dataclasses.replace(config, controls="trades"))
 
 
 VARIANTS = {
@@ -139,7 +137,10 @@ VARIANTS = {
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),
     "D not carried over": with_optimizer(StaleDiagonal),
-    "outputs {Gamma, C}": gains_and_costs_as_outputs,
+    # The curvature of the gains alone, as the loss is linear in the costs C.
+    "outputs {Gamma, C}": with_optimizer(quadratic_cost=1e-9),
+    "quadratic costs of the paper": with_optimizer(quadratic_cost=8.0),
+    "trades in place of positions": with_trades,
     "no action recurrence": without_recurrence,
     "1 curvature path": with_optimizer(num_curvature_paths=1),
     "4 curvature paths": with_optimizer(num_curvature_paths=4),

@@ -184,12 +184,12 @@ def test_a_short_claim_has_fewer_contracts():
     assert sorted(set(grid.expiries)) == [1, 2]
 
 
-def test_the_underlying_alone_by_a_policy_that_sees_what_it_holds(tmp_path):
-    options = ["--grid", "none", "--observes", "holdings", "--steps", "2"]
+def test_the_underlying_alone_by_a_policy_that_decides_on_trades(tmp_path):
+    options = ["--grid", "none", "--controls", "trades", "--steps", "2"]
     assert train(tmp_path / "run", *options) == 0
     hedger, summary = load_run(tmp_path / "run")
     assert hedger.problem.num_instruments == 1
-    assert hedger.policy.observes == "holdings"
+    assert not np.any(hedger.controls.carried)
     rows = summary["statistics"]
     assert rows[LEARNED] == rows[WITHOUT_OPTIONS]
 

@@ -166,9 +166,9 @@ def broadcast_with_booleans(name, values, numbers):
 def one_of(name, value, choices):
     """Returns `value` if it is among the `choices`.
 
-    >>> one_of("observes", "prices", ("last_action", "holdings"))
+    >>> one_of("observes", "prices", ("last_action", "nothing"))
     Traceback (most recent call last):
-    ValueError: Expected `observes` to be one of ('last_action', 'holdings'). Received: ...
+    ValueError: Expected `observes` to be one of ('last_action', 'nothing'). Received: ...
     """
     if value not in choices:
         raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}")

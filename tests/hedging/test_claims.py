@@ -29,10 +29,14 @@ def cliquet_payoff(claim, x):
 
 
 def cliquet_features(claim, x, t):
-    harmonics = [2.0 * math.pi * k * (t % claim.period) / claim.period for k in (1, 2)]
-    clock = [t / claim.num_steps, *(f(a) for a in harmonics for f in (math.sin, math.cos))]
-    since_reset = math.log(x[t] / x[t - t % claim.period])
-    return [*clock, since_reset, max(cliquet_return(claim, x, t), 0.0)]
+    gone, left = t % claim.period, claim.period - t % claim.period
+    clock = [t / claim.num_steps, gone / claim.period, math.sqrt(left / claim.period)]
+    clock.append(1.0 if gone == 0 else 0.0)
+    growth = x[t] / x[t - gone]
+    over_cap = math.log(growth / (1.0 + claim.cap)) / math.sqrt(left / claim.period)
+    moneyness = [math.log(growth), math.asinh(over_cap / claim.cap)]
+    ended = cliquet_return(claim, x, t - gone)
+    return [*clock, *moneyness, ended, max(cliquet_return(claim, x, t), 0.0)]
 
 
 @dataclasses.dataclass

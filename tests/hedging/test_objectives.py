@@ -1,6 +1,7 @@
 """Every objective, and its curvature, against other routes; a new objective is one row in CASES."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -21,25 +22,28 @@ class Case:
     objective: object
     loss: Callable  # of pnl and cost
     surrogate: Callable  # of the actions on one path and their returns: its Hessian is H_u
+    quadratic_costs: np.ndarray  # c~
     bad: dict  # argument: values that are refused
 
 
-def mean_variance(risk_aversion, quadratic_cost):
+def mean_variance(risk_aversion, ratio):
+    quadratic_costs = ratio * np.float64(COSTS)
+
     def loss(pnl, cost):
         return risk_aversion * np.mean((pnl - pnl.mean()) ** 2) + cost.mean()
 
     def surrogate(actions, returns):
         """Section 3.3, before eq. (12); what the P&L is compared with does not matter."""
         gains = tf.reduce_sum(actions * returns)
-        quadratic_costs = quadratic_cost * tf.constant(COSTS, tf.float64)
         return risk_aversion * (gains - 0.3) ** 2 + tf.reduce_sum(quadratic_costs * actions**2)
 
     not_positive = [0.0, -1.0, math.nan, True, "1", None]
     return Case(
-        MeanVariance(risk_aversion, quadratic_cost),
+        MeanVariance(risk_aversion),
         loss,
         surrogate,
-        {"risk_aversion": not_positive, "quadratic_cost": not_positive},
+        quadratic_costs,
+        {"risk_aversion": not_positive},
     )
 
 
@@ -97,11 +101,11 @@ def test_gram_is_the_mean_product_with_the_hessian(case):
     hessians = [hessian(case, returns) for returns in RETURNS]
     flat = changes.reshape(3, len(RETURNS), -1)
     expected = np.einsum("kni,nij,lnj->kl", flat, hessians, flat) / len(RETURNS)
-    gram = case.objective.curvature_gram(list(changes), RETURNS, COSTS)
-    assert_allclose(gram, expected, rtol=1e-6)  # the costs are float32
+    gram = case.objective.curvature_gram(list(changes), RETURNS, case.quadratic_costs)
+    assert_allclose(gram, expected, rtol=1e-10)
     unit_changes = np.eye(RETURNS[0].size).reshape(-1, 1, *RETURNS[0].shape)
-    gram = case.objective.curvature_gram(list(unit_changes), RETURNS[:1], COSTS)
-    assert_allclose(gram, hessians[0], rtol=1e-6, atol=1e-12)
+    gram = case.objective.curvature_gram(list(unit_changes), RETURNS[:1], case.quadratic_costs)
+    assert_allclose(gram, hessians[0], rtol=1e-10, atol=1e-12)
 
 
 @every_case
@@ -110,7 +114,9 @@ def test_pseudo_gradients_have_the_hessian_as_covariance(case, dtype):
     """As do those of Algorithm 1, lines 7 and 8, whose law they share, being normal as well."""
     num_paths, returns = 100_000, RETURNS[0].astype(dtype)
     sample = case.objective.pseudo_gradient(
-        tf.constant(np.broadcast_to(returns, [num_paths, *returns.shape])), COSTS, seed=(1, 2)
+        tf.constant(np.broadcast_to(returns, [num_paths, *returns.shape])),
+        case.quadratic_costs,
+        seed=(1, 2),
     ).numpy()
     assert sample.dtype == dtype
     sample = sample.reshape(num_paths, -1).astype(np.float64)
@@ -131,7 +137,7 @@ def test_pseudo_gradients_of_different_paths_are_independent(case):
     num_pairs = 20_000
     returns = tf.constant(np.broadcast_to(RETURNS[:2], [num_pairs, *RETURNS[:2].shape]))
     returns = tf.reshape(returns, [-1, *RETURNS.shape[1:]])
-    sample = case.objective.pseudo_gradient(returns, COSTS, seed=(5, 6)).numpy()
+    sample = case.objective.pseudo_gradient(returns, case.quadratic_costs, seed=(5, 6)).numpy()
     blocks = [hessian(case, r) for r in RETURNS[:2]]
     zero = np.zeros_like(blocks[0])
     expected = np.block([[blocks[0], zero], [zero, blocks[1]]])
@@ -141,10 +147,10 @@ def test_pseudo_gradients_of_different_paths_are_independent(case):
 @every_case
 def test_pseudo_gradients_depend_on_the_seed_alone(case):
     seeds = [(0, 0), (0, 1), (1, 0)]
-    first, again = (
-        [case.objective.pseudo_gradient(tf.constant(RETURNS), COSTS, seed) for seed in seeds]
-        for _ in range(2)
+    draw = functools.partial(
+        case.objective.pseudo_gradient, tf.constant(RETURNS), case.quadratic_costs
     )
+    first, again = ([draw(seed) for seed in seeds] for _ in range(2))
     assert_array_equal(first, again)
     for x, y in itertools.combinations(first, 2):
         assert not np.any(x == y)

@@ -139,7 +139,7 @@ def test_pnl_and_cost_equal_loops():
 
 def test_the_problem_of_the_paper():
     assert (PAPER.num_steps, PAPER.num_instruments, PAPER.dt) == (240, 20, 1 / 250)
-    assert PAPER.objective == MeanVariance(risk_aversion=1000.0, quadratic_cost=8.0)
+    assert PAPER.objective == MeanVariance(risk_aversion=1000.0)
     assert_array_equal(PAPER.availability, PAPER.instruments.availability(240))
 
 

@@ -7,12 +7,12 @@ from numpy.testing import assert_allclose, assert_array_less
 
 from tfhedge.hedging.objectives import MeanVariance
 
-NUM_STEPS, COSTS = 3, np.tile([0.01, 0.2], [3, 1]) * [[1.0], [0.9], [0.8]]
+NUM_STEPS, QUADRATIC_COSTS = 3, np.tile([0.01, 0.2], [3, 1]) * [[1.0], [0.9], [0.8]]
 RNG = np.random.default_rng(0)
-RETURNS = RNG.normal(0.0, 0.1, [2, *COSTS.shape])  # of two paths
+RETURNS = RNG.normal(0.0, 0.1, [2, *QUADRATIC_COSTS.shape])  # of two paths
 OBJECTIVES = {
     "mostly variance": MeanVariance(risk_aversion=1000.0),
-    "mostly costs": MeanVariance(risk_aversion=0.5, quadratic_cost=3.0),
+    "mostly costs": MeanVariance(risk_aversion=0.5),
 }
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
 NUM_ERRORS = 4.5
@@ -31,7 +31,7 @@ def draw(request, objective):
 
     def draw(count):
         returns = tf.constant(np.repeat(RETURNS, count, axis=0))
-        sample = getattr(objective, request.param)(returns, COSTS, seed=(1, 2))
+        sample = getattr(objective, request.param)(returns, QUADRATIC_COSTS, seed=(1, 2))
         return sample.numpy().reshape(2, count, -1)
 
     return draw
@@ -39,15 +39,15 @@ def draw(request, objective):
 
 def hessians(objective):
     """2 gamma r r' + 2 diag(c~, ..., c~) of each path."""
-    quadratic = np.diag(objective.quadratic_cost * COSTS.ravel())
+    costs = np.diag(QUADRATIC_COSTS.ravel())
     for r in RETURNS.reshape(2, -1):
-        yield 2.0 * objective.risk_aversion * np.outer(r, r) + 2.0 * quadratic
+        yield 2.0 * (objective.risk_aversion * np.outer(r, r) + costs)
 
 
 def test_the_map_from_normals_is_a_root_of_the_hessian(draw, objective, unit_noise):
     """M M' = H_u, where the route takes normals Z to M Z."""
-    unit_noise(COSTS.size + 1)
-    for sample, expected in zip(draw(COSTS.size + 1), hessians(objective), strict=True):
+    unit_noise(QUADRATIC_COSTS.size + 1)
+    for sample, expected in zip(draw(QUADRATIC_COSTS.size + 1), hessians(objective), strict=True):
         assert_allclose(sample.T @ sample / len(sample), expected, **EXACT)
 
 

@@ -30,10 +30,10 @@ def test_linear_layers_have_the_sizes_that_curvature_is_told(cell_class, matrix)
 
 
 def test_the_configuration_makes_the_cell_again():
-    cell = HedgeCell(3, units=4, num_blocks=2, observes="holdings", dtype="float64", name="mine")
+    cell = HedgeCell(3, units=4, num_blocks=2, observes="nothing", dtype="float64", name="mine")
     again = HedgeCell.from_config(cell.get_config())
     assert again.get_config() == cell.get_config()
-    assert (again.name, again.compute_dtype, again.observes) == ("mine", "float64", "holdings")
+    assert (again.name, again.compute_dtype, again.observes) == ("mine", "float64", "nothing")
 
 
 @pytest.mark.parametrize("name", ["num_instruments", "units", "num_blocks"])
@@ -44,8 +44,6 @@ def test_bad_sizes_are_refused(name, value):
 
 
 def test_what_cannot_be_observed_is_refused():
-    message = (
-        r"`observes` to be one of \('last_action', 'holdings', 'nothing'\). .*observes='everything'"
-    )
+    message = r"`observes` to be one of \('last_action', 'nothing'\). .*observes='everything'"
     with pytest.raises(ValueError, match=message):
         HedgeCell(2, observes="everything")

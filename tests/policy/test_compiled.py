@@ -160,11 +160,12 @@ def test_actions_are_the_same_in_batches_of_the_same_size():
 
 
 @pytest.mark.parametrize(
-    ("num_paths", "observes"), [(1, "last_action"), (64, "holdings"), (150, "nothing")]
+    ("num_paths", "observes"), [(1, "last_action"), (64, "last_action"), (150, "nothing")]
 )
-def test_gains_and_costs_are_sums_of_the_actions(num_paths, observes):
+def test_gains_and_costs_are_sums_of_the_trades(num_paths, observes):
     case = Case(seed=15, num_paths=num_paths, observes=observes)
     returns, costs = case.cotangent, np.abs(case.available - 0.3)
+    carried = np.random.default_rng(1).uniform(-1.0, 1.0, case.available.shape)
     by_gains, by_costs = np.random.default_rng(0).normal(size=[2, num_paths])
 
     def results(sums):
@@ -174,19 +175,21 @@ def test_gains_and_costs_are_sums_of_the_actions(num_paths, observes):
         return [gains, cost, *tape.gradient(loss, case.policy.trainable_variables)]
 
     def of_keras():
-        actions = case.policy(case.features, case.available)
-        gains = tf.einsum("nti,nti->n", actions, returns)
-        return gains, tf.einsum("nti,ti->n", tf.abs(actions), costs)
+        actions = tf.unstack(case.policy(case.features, case.available), axis=1)
+        trades = [y - k * x for x, y, k in zip(actions, actions[1:], carried[1:], strict=False)]
+        trades = tf.stack([actions[0], *trades], axis=1)
+        gains = tf.einsum("nti,nti->n", trades, returns)
+        return gains, tf.einsum("nti,ti->n", tf.abs(trades), costs)
 
     def along_the_paths():
         forward_pass = case.policy.compiled.forward(case.features, case.available)
-        return forward_pass.gains_and_costs(returns, costs)
+        return forward_pass.gains_and_costs(returns, costs, carried)
 
     assert_close(tf.function(results, autograph=False)(along_the_paths), results(of_keras), 1e-10)
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "observes"), [(10**9, "last_action"), (10**9, "nothing"), (40_000, "holdings")]
+    ("max_bytes", "observes"), [(10**9, "last_action"), (10**9, "nothing"), (40_000, "last_action")]
 )
 def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, observes, monkeypatch):
     case = Case(seed=13, num_paths=150, observes=observes)

@@ -21,8 +21,7 @@ COTANGENT = RNG.normal(size=[NUM_PATHS, NUM_STEPS, NUM_INSTRUMENTS])
 POLICIES = {
     "one block": (3, 1),
     "two blocks": (3, 2),
-    "that sees its holdings": (3, 2, "holdings"),
-    "that sees no trades": (3, 2, "nothing"),
+    "blind to its actions": (3, 2, "nothing"),
 }
 
 

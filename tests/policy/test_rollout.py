@@ -38,7 +38,7 @@ def section_4_1(policy, features):
     """The actions on one path, from the policy's weights in their order."""
     inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
     blocks = [blocks[i : i + 3] for i in range(0, len(blocks), 3)]
-    past = np.zeros(NUM_INSTRUMENTS)  # the last action or, by eq. (4), the holdings, or nothing
+    past = np.zeros(NUM_INSTRUMENTS)  # the last action, or nothing
     hidden = [np.zeros(policy.units) for _ in blocks]
     carry = [np.zeros(policy.units) for _ in blocks]
     actions = []
@@ -55,9 +55,6 @@ def section_4_1(policy, features):
         actions.append(action)
         if policy.observes == "last_action":
             past = action
-        if policy.observes == "holdings":
-            next_day = AVAILABLE[min(t + 1, NUM_STEPS - 1)]
-            past = next_day * np.sum(actions, axis=0)
     return actions
 
 
@@ -134,10 +131,10 @@ def test_the_first_features_matter_to_the_last_action():
 
 @pytest.mark.parametrize("policy_class", [RecurrentPolicy, DensePolicy])
 def test_the_configuration_makes_the_policy_again(policy_class):
-    policy = policy_class(5, num_blocks=3, observes="holdings", dtype="float64", name="mine")
+    policy = policy_class(5, num_blocks=3, observes="nothing", dtype="float64", name="mine")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(policy))
     assert again.get_config() == policy.get_config()
-    assert (again.units, again.num_blocks, again.observes) == (5, 3, "holdings")
+    assert (again.units, again.num_blocks, again.observes) == (5, 3, "nothing")
     assert (type(again), again.name) == (policy_class, "mine")
 
 

@@ -17,7 +17,7 @@ CONTRACTS = th.FixedGrid(expiries=(3, 6), strikes=(1.01, 1.0), is_call=(True, Fa
 FIXED = dataclasses.replace(PROBLEM, instruments=CONTRACTS)
 CASES = {
     "floating grid": (PROBLEM, lambda: th.RecurrentPolicy(3, num_blocks=2)),
-    "fixed grid": (FIXED, lambda: th.RecurrentPolicy(3, num_blocks=1, observes="holdings")),
+    "fixed grid": (FIXED, lambda: th.RecurrentPolicy(3, num_blocks=1)),
     "feed-forward": (PROBLEM, lambda: th.DensePolicy(3, num_blocks=1)),
     "blind to its trades": (PROBLEM, lambda: th.RecurrentPolicy(3, 1, observes="nothing")),
 }

@@ -131,9 +131,7 @@ def test_signatures_are_flat_and_named_with_the_batch_axis_first(hedger, base):
         "initial_state": ({"batch_size": None}, states),
         "rollout": ({"spot": [None, 6], "variance": [None, 6]}, rollout),
     }
-    assert next(iter(sizes)) == (
-        "holdings" if hedger.policy.observes == "holdings" else "prev_action"
-    )
+    assert next(iter(sizes)) == "prev_action"
 
 
 def test_the_description_says_what_the_numbers_mean(hedger, base):

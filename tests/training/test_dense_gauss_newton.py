@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 import tfhedge as th
 from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, shrink
+from tfhedge.hedging.controls import Controls
 from tfhedge.training.gauss_newton import GaussNewton
 
 NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 4, 4, 2, 3
@@ -27,12 +28,14 @@ PROBLEM = types.SimpleNamespace(
     availability=(np.arange(NUM_STEPS)[:, None] < [4, 3, 1]).astype(np.float64),
     costs=np.tile([0.01, 0.2, 0.1], [NUM_STEPS, 1]),
 )
+# Positions in the first and the last instrument, trades in the other.
+CARRIED = PROBLEM.availability * [1.0, 0.0, 1.0]
+QUADRATIC_COST = 8.0
 FEATURES = tf.constant(RNG.normal(size=[NUM_PATHS, NUM_STEPS, NUM_FEATURES]))
 RETURNS = tf.constant(RNG.normal(0.0, 0.3, [NUM_PATHS, NUM_STEPS, NUM_INSTRUMENTS]))
 POLICIES = {
     "one block": (th.RecurrentPolicy, 3, 1),
     "two blocks": (th.RecurrentPolicy, 2, 2),
-    "that sees its holdings": (th.RecurrentPolicy, 2, 1, "holdings"),
     "dense": (th.DensePolicy, 3, 2),
 }
 
@@ -48,19 +51,30 @@ def new_policy(policy_class, *args, seed=1):
 def dense_by_path(policy, features, returns, problem=PROBLEM):
     """J' H_u J of each path, eq. (12), over all weights in their order."""
     with tf.GradientTape(persistent=True) as tape:
-        actions = tf.reshape(policy(features, problem.availability), [len(features), -1])
+        actions = policy(features, problem.availability)
+        actions = tf.reshape(actions, [len(features), -1])
     weights = [w.value for w in policy.trainable_variables]
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     J = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
     gamma, c = problem.objective.risk_aversion, problem.costs.ravel()
     r = np.reshape(returns, actions.shape)
-    H = 2.0 * gamma * np.einsum("ni,nj->nij", r, r) + 2.0 * np.diag(8.0 * c)
+    H = 2.0 * gamma * np.einsum("ni,nj->nij", r, r) + 2.0 * np.diag(QUADRATIC_COST * c)
+    carried = np.diag(CARRIED[1 : problem.availability.shape[0]].ravel(), -NUM_INSTRUMENTS)
+    J = (np.eye(len(c)) - carried) @ J  # of the trades
     return J.transpose(0, 2, 1) @ H @ J
 
 
 def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM):
     features, returns = (np.repeat(x, copies, axis=0) for x in (features, returns))
-    return GaussNewton(problem, policy, tf.constant(features), tf.constant(returns), loss_scale=1.0)
+    return GaussNewton(
+        problem,
+        policy,
+        Controls(CARRIED[: problem.availability.shape[0]]),
+        QUADRATIC_COST,
+        tf.constant(features),
+        tf.constant(returns),
+        loss_scale=1.0,
+    )
 
 
 def weight_gradient(a, g, use_bias):
@@ -195,7 +209,7 @@ def test_rescaled_blocks_underestimate_the_curvature_along_their_own_step(seed, 
     policy = new_policy(th.RecurrentPolicy, 2, 1, seed=seed)
     payoff = np.array([0.1, -0.1, 0.3, 0.0])
     with tf.GradientTape() as tape:
-        actions = policy(FEATURES, PROBLEM.availability)
+        actions = Controls(CARRIED).trades(policy(FEATURES, PROBLEM.availability))
         pnl = tf.einsum("nti,nti->n", actions, RETURNS) - payoff
         cost = tf.einsum("nti,ti->n", tf.abs(actions), PROBLEM.costs)
         loss = PROBLEM.objective.loss(pnl, cost)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tfhedge as th
+from tfhedge.hedging.controls import Controls
 from tfhedge.training.gauss_newton import GaussNewton
 
 PROBLEM = th.HedgingProblem(
@@ -17,11 +18,13 @@ PROBLEM = th.HedgingProblem(
     objective=th.MeanVariance(risk_aversion=10.0),
 )
 CONTRACTS = th.FixedGrid(expiries=(2, 6), strikes=(1.01, 1.0), is_call=(True, False))
-# A problem, and what the policy observes.
+# A problem, and what the policy decides on.
 PROBLEMS = {
-    "floating grid": (PROBLEM, "last_action"),
-    "fixed grid": (dataclasses.replace(PROBLEM, instruments=CONTRACTS), "holdings"),
+    "floating grid, trades": (PROBLEM, "trades"),
+    "floating grid": (PROBLEM, "positions"),
+    "fixed grid": (dataclasses.replace(PROBLEM, instruments=CONTRACTS), "positions"),
 }
+QUADRATIC_COST = 8.0
 NUM_PATHS = 3
 
 
@@ -43,8 +46,8 @@ def episodes(problem):
 
 @pytest.fixture(scope="module")
 def policy(case, episodes):
-    problem, observes = case
-    policy = th.RecurrentPolicy(units=2, num_blocks=1, observes=observes, dtype="float64")
+    problem, _ = case
+    policy = th.RecurrentPolicy(units=2, num_blocks=1, dtype="float64")
     policy(episodes[0], problem.availability)
     rng = np.random.default_rng(0)
     policy.set_weights([rng.normal(0.0, 0.4, w.shape) for w in policy.weights])
@@ -52,23 +55,38 @@ def policy(case, episodes):
 
 
 @pytest.fixture(scope="module")
-def dense(problem, policy, episodes):
+def curvature_of(case, policy):
+    """From features and returns to their curvature."""
+    problem, kind = case
+    controls = Controls.of(problem, kind)
+
+    def curvature_of(features, returns):
+        return GaussNewton(
+            problem, policy, controls, QUADRATIC_COST, features, returns, loss_scale=1.0
+        )
+
+    return curvature_of
+
+
+@pytest.fixture(scope="module")
+def dense(case, policy, episodes):
     """B = E[J' H_u J], eq. (12), over the weights in their order."""
-    features, returns = episodes
+    (problem, kind), (features, returns) = case, episodes
+    hedger = th.DeepHedger(problem, policy, kind)
     weights = [w.value for w in policy.trainable_variables]
     with tf.GradientTape(persistent=True) as tape:
-        actions = tf.reshape(policy(features, problem.availability), [NUM_PATHS, -1])
+        actions = tf.reshape(hedger(features), [NUM_PATHS, -1])
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     jacobian = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
     costs = np.tile(problem.instruments.costs.astype(np.float64), problem.num_steps)
     matrices = []
     for J, r in zip(jacobian, np.reshape(returns, actions.shape), strict=True):
-        H = 2.0 * 10.0 * np.outer(r, r) + 2.0 * np.diag(8.0 * costs)
+        H = 2.0 * 10.0 * np.outer(r, r) + 2.0 * np.diag(QUADRATIC_COST * costs)
         matrices.append(J.T @ H @ J)
     return np.mean(matrices, axis=0)
 
 
-def test_gram_is_the_dense_matrix_seen_from_the_directions(problem, policy, episodes, dense):
+def test_gram_is_the_dense_matrix_seen_from_the_directions(curvature_of, policy, episodes, dense):
     rng = np.random.default_rng(1)
     directions = [[rng.normal(size=w.shape) for w in policy.trainable_variables] for _ in range(3)]
     flat = np.stack([np.concatenate([x.ravel() for x in d]) for d in directions])
@@ -77,23 +95,23 @@ def test_gram_is_the_dense_matrix_seen_from_the_directions(problem, policy, epis
 
     @tf.function(autograph=False)
     def gram(*episodes):
-        return GaussNewton(problem, policy, *episodes, loss_scale=1.0).gram(tensors, NUM_PATHS)
+        return curvature_of(*episodes).gram(tensors, NUM_PATHS)
 
     followed_by_others = [tf.concat([x, 2.0 * x], axis=0) for x in episodes]
     # The costs are float32 numbers, multiplied by 8 in float32.
     assert_allclose(gram(*followed_by_others), expected, rtol=1e-6)
 
 
-def test_samples_have_the_dense_blocks_as_second_moments(problem, policy, episodes, dense):
+def test_samples_have_the_dense_blocks_as_second_moments(
+    problem, curvature_of, policy, episodes, dense
+):
     """Each entry within its standard errors, for the layers in the order of the weights."""
     num_copies = 5000
     num_samples = num_copies * NUM_PATHS
 
     @tf.function(autograph=False)
     def sample(features, returns):
-        return GaussNewton(problem, policy, features, returns, loss_scale=1.0).sample(
-            num_samples, seed=(1, 2)
-        )
+        return curvature_of(features, returns).sample(num_samples, seed=(1, 2))
 
     weights, start = list(policy.trainable_variables), 0
     for a, g in sample(*(tf.tile(x, [num_copies, 1, 1]) for x in episodes)):
@@ -117,12 +135,12 @@ def test_samples_have_the_dense_blocks_as_second_moments(problem, policy, episod
     assert start == len(dense)
 
 
-def test_samples_are_of_the_first_paths_and_of_the_seed(problem, policy, episodes):
+def test_samples_are_of_the_first_paths_and_of_the_seed(problem, curvature_of, episodes):
     features, returns = episodes
 
     @tf.function(autograph=False)
     def sample(seed):
-        return GaussNewton(problem, policy, features, returns, loss_scale=1.0).sample(2, seed)
+        return curvature_of(features, returns).sample(2, seed)
 
     inputs, first = zip(*sample(tf.constant([1, 2])), strict=True)
     _, again = zip(*sample(tf.constant([1, 2])), strict=True)

@@ -52,6 +52,9 @@ class DHKFAC(KroneckerOptimizer):
         trust_region: Initial size rho_TR of the trust region, as a share of the loss; or a Keras
             schedule of it, in place of the decay.
         trust_region_decay: Its decay beta^TR in a step.
+        quadratic_cost: The ratio c~ / c of the quadratic costs in the curvature to those of the
+            loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100 is
+            right for trades of 0.005; the paper's 8 is for trades of 0.06.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         num_quadratic_paths: Number of paths on which B is evaluated for the step length.
         seed: Seed of the pseudo-gradients.
@@ -70,8 +73,8 @@ class DHKFAC(KroneckerOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.8,
-        learning_rate_decay=0.998,
+        learning_rate=1.0,
+        learning_rate_decay=0.997,
         momentum=0.9,
         shrinkage=5e-4,
         factor_decay=0.95,
@@ -80,6 +83,7 @@ class DHKFAC(KroneckerOptimizer):
         eigenbasis_interval=5,
         trust_region=0.3,
         trust_region_decay=0.997,
+        quadratic_cost=100.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
         seed=0,
@@ -97,6 +101,7 @@ class DHKFAC(KroneckerOptimizer):
             eigenbasis_interval=eigenbasis_interval,
             trust_region=trust_region,
             trust_region_decay=trust_region_decay,
+            quadratic_cost=quadratic_cost,
             num_curvature_paths=num_curvature_paths,
             num_quadratic_paths=num_quadratic_paths,
             seed=seed,

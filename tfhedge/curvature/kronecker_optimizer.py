@@ -30,6 +30,7 @@ _CHECKS = {
     "eigenbasis_interval": checks.positive_integer,
     "trust_region": _positive_or_schedule,
     "trust_region_decay": _fraction,
+    "quadratic_cost": checks.positive,
     "num_curvature_paths": checks.positive_integer,
     "num_initial_paths": checks.positive_integer,
     "num_quadratic_paths": checks.positive_integer,

@@ -1,7 +1,6 @@
 """Liabilities: what a path pays, and what of it a hedger watches."""
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
@@ -75,7 +74,7 @@ class Cliquet:
                 which no hedger sees in time.
 
         Returns:
-            Features, `[num_paths, num_steps, 7]`.
+            Features, `[num_paths, num_steps, 8]`.
         """
         spot = tf.convert_to_tensor(spot)[:, : self.num_steps]
         return self.features_at(tf.range(self.num_steps), spot, **self.observables(spot))
@@ -83,10 +82,11 @@ class Cliquet:
     def features_at(self, step, spot, spot_at_last_reset, accrued):
         """What a hedger of this claim sees, from what is known of the path.
 
-        The clock (the share of the claim's life gone by, and the place within the current period
-        as sine and cosine of its first two harmonics), the log-return of the underlying since the
-        last reset, which with the spot itself says what the spot was then, and the payoff if the
-        claim matured now.
+        The clock: the share gone by of the claim's life and of the current period, the root of what
+        is left of the period, and whether this is a reset date. The log-return of the underlying
+        since the last reset, which with the spot itself says what the spot was then. How far it is
+        from the cap by what is left of the period, on a scale that is fine near the cap. The sum of
+        the capped returns of the periods that have ended, and the payoff if the claim matured now.
 
         Args:
             step: Time in steps, an integer tensor that broadcasts with the others.
@@ -95,15 +95,18 @@ class Cliquet:
             accrued: Sum of the capped returns of the periods that have ended.
 
         Returns:
-            Features, `[..., 7]`.
+            Features, `[..., 8]`.
         """
         since_reset = spot / spot_at_last_reset
         payoff_now = tf.nn.relu(accrued + tf.minimum(since_reset - 1.0, self.cap))
         step = tf.cast(step, spot.dtype)
-        phase = 2.0 * math.pi * (step % self.period) / self.period
-        clock = [step / self.num_steps]
-        clock += [wave(k * phase) for k in (1, 2) for wave in (tf.sin, tf.cos)]
-        features = [*clock, tf.math.log(since_reset), payoff_now]
+        phase = step % self.period / self.period
+        root_left = tf.sqrt(1.0 - phase)
+        over_cap = tf.math.log(since_reset / (1.0 + self.cap)) / root_left
+        is_reset = tf.cast(phase == 0.0, spot.dtype)
+        clock = [step / self.num_steps, phase, root_left, is_reset]
+        moneyness = [tf.math.log(since_reset), tf.asinh(over_cap / self.cap)]
+        features = [*clock, *moneyness, accrued, payoff_now]
         return tf.stack([tf.broadcast_to(x, tf.shape(spot)) for x in features], axis=-1)
 
     def observables(self, spot):

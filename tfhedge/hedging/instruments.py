@@ -16,7 +16,8 @@ class OptionGrid:
     """The underlying, in the first place, and options: what all grids of them have in common.
 
     A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says what the
-    options are (`describe`), when a trade is possible (`availability`), what the options cost
+    options are (`describe`), which instruments can be held (`held`), when a trade is possible
+    (`availability`), what the options cost
     (`premiums`, a function of the market's paths), and what trades return by the horizon
     (`returns`, given the paths and the premiums).
 
@@ -129,6 +130,11 @@ class FloatingGrid(OptionGrid):
             }
             for maturity, strike in zip(self.maturities, self.strikes, strict=True)
         ]
+
+    @property
+    def held(self):
+        """What is the same contract at every time, the underlying: `[num_instruments]` booleans."""
+        return np.arange(self.num_instruments) == 0
 
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
@@ -271,6 +277,11 @@ class FixedGrid(OptionGrid):
             }
             for is_call, expiry, strike in contracts
         ]
+
+    @property
+    def held(self):
+        """What is the same contract at every time, everything: `[num_instruments]` booleans."""
+        return np.full(self.num_instruments, True)
 
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""

@@ -15,17 +15,16 @@ class MeanVariance:
 
         loss = gamma Var(Gamma_T - psi) + E[C_T].
 
-    Its curvature in the actions u of one path is the Hessian of a surrogate in which the costs
-    are quadratic and the batch's mean P&L is a constant, eq. (12):
+    Its curvature in the trades u of one path is the Hessian of a surrogate in which the costs
+    are quadratic, c~ u^2, and the batch's mean P&L is a constant, eq. (12):
 
-        H_u = 2 gamma r r' + 2 diag(c~, ..., c~),      c~ = 8 c.
+        H_u = 2 gamma r r' + 2 diag(c~, ..., c~).
 
     Args:
         risk_aversion: The weight gamma of the variance.
-        quadratic_cost: The ratio c~ / c.
 
     Raises:
-        ValueError: If an argument is not positive.
+        ValueError: If it is not positive.
 
     Example:
     >>> objective = MeanVariance(risk_aversion=1000.0)
@@ -37,11 +36,9 @@ class MeanVariance:
     """
 
     risk_aversion: float
-    quadratic_cost: float = 8.0
 
     def __post_init__(self):
         checks.positive("risk_aversion", self.risk_aversion)
-        checks.positive("quadratic_cost", self.quadratic_cost)
 
     def loss(self, pnl, cost):
         """The objective of a sample of paths.
@@ -59,7 +56,7 @@ class MeanVariance:
         """The objective, from the variance of the P&L and the mean of the costs."""
         return self.risk_aversion * pnl_variance + mean_cost
 
-    def pseudo_gradient(self, returns, costs, seed):
+    def pseudo_gradient(self, returns, quadratic_costs, seed):
         """Random vectors LZ with covariance H_u, one for each path.
 
         With a standard normal scalar e and vector Z, the sum sqrt(2 gamma) e r + sqrt(2 c~) Z has
@@ -67,7 +64,7 @@ class MeanVariance:
 
         Args:
             returns: r_{t,T}, `[num_paths, num_steps, num_instruments]`.
-            costs: Cost per unit traded, `[num_steps, num_instruments]`.
+            quadratic_costs: c~, `[num_steps, num_instruments]`.
             seed: Stateless seed, `[2]`.
 
         Returns:
@@ -77,13 +74,13 @@ class MeanVariance:
         common, own = tf.unstack(tf.random.split(seed))
         common = tf.random.stateless_normal(num_paths, common, dtype=dtype)[:, None, None]
         own = tf.random.stateless_normal(tf.shape(returns), own, dtype=dtype)
-        quadratic_costs = tf.cast(self.quadratic_cost * costs, dtype)
+        quadratic_costs = tf.cast(quadratic_costs, dtype)
         return (
             tf.sqrt(2.0 * tf.cast(self.risk_aversion, dtype)) * common * returns
             + tf.sqrt(2.0 * quadratic_costs) * own
         )
 
-    def pseudo_gradient_by_cholesky(self, returns, costs, seed):
+    def pseudo_gradient_by_cholesky(self, returns, quadratic_costs, seed):
         """The same by the Cholesky factor L of H_u, as the paper has it, at far greater cost.
 
         Arguments and result are those of `pseudo_gradient`. The factor of a path takes time
@@ -91,20 +88,20 @@ class MeanVariance:
         """
         dtype, shape = returns.dtype, tf.shape(returns)
         r = tf.reshape(returns, [shape[0], -1, 1])
-        quadratic_costs = tf.reshape(tf.cast(self.quadratic_cost * costs, dtype), [-1])
+        quadratic_costs = tf.reshape(tf.cast(quadratic_costs, dtype), [-1])
         hessian = 2.0 * tf.cast(self.risk_aversion, dtype) * tf.matmul(r, r, transpose_b=True)
         hessian += tf.linalg.diag(2.0 * quadratic_costs)
         z = tf.random.stateless_normal(tf.shape(r), seed, dtype=dtype)
         return tf.reshape(tf.linalg.cholesky(hessian) @ z, shape)
 
-    def curvature_gram(self, changes, returns, costs):
+    def curvature_gram(self, changes, returns, quadratic_costs):
         """The matrix of the products x_i' H_u x_j, averaged over paths.
 
         Args:
-            changes: A list of changes x_i of the actions, each
+            changes: A list of changes x_i of the trades, each
                 `[num_paths, num_steps, num_instruments]`.
             returns: r_{t,T}, of the same shape.
-            costs: Cost per unit traded, `[num_steps, num_instruments]`.
+            quadratic_costs: c~, `[num_steps, num_instruments]`.
 
         Returns:
             `[len(changes), len(changes)]`.
@@ -113,6 +110,6 @@ class MeanVariance:
         num_paths = tf.cast(tf.shape(returns)[0], changes.dtype)
         gains = tf.einsum("knti,nti->kn", changes, returns)
         variance = self.risk_aversion * tf.matmul(gains, gains, transpose_b=True)
-        weighted = changes * tf.cast(self.quadratic_cost * costs, changes.dtype)
+        weighted = changes * tf.cast(quadratic_costs, changes.dtype)
         cost = tf.einsum("knti,lnti->kl", weighted, changes)
         return 2.0 * (variance + cost) / num_paths

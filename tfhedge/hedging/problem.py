@@ -95,10 +95,10 @@ class HedgingProblem:
         # Constants of the problem: one fixed sample, whatever the seed of the training.
         with tf.init_scope():
             sample = self.simulate(num_paths=2048, seed=(0, 2**31 - 1))
-            raw = self._along(self._raw_features, *sample)
-            mean, variance = (x.numpy() for x in tf.nn.moments(raw, axes=[0, 1]))
-            # A feature may be constant, as the time of day in periods of one step.
-            return mean, np.sqrt(np.where(variance > 1e-12, variance, 1.0))
+            raw = np.float64(self._along(self._raw_features, *sample))
+            mean, std = raw.mean(axis=(0, 1)), raw.std(axis=(0, 1))
+            # A feature may be constant, as the place within periods of one step.
+            return np.float32(mean), np.float32(np.where(std > 1e-6, std, 1.0))
 
     def simulate(self, num_paths, seed, first_path=0):
         """Market paths; path i is the same in whatever batch it comes.

@@ -6,8 +6,8 @@ from keras import ops
 from tfhedge import checks
 from tfhedge.numerics import symexp
 
-# What a policy may see of its past trades.
-OBSERVABLE = ("last_action", "holdings", "nothing")
+# What a policy may see of its past actions.
+OBSERVABLE = ("last_action", "nothing")
 
 
 class Scale(keras.layers.Layer):
@@ -32,12 +32,8 @@ class Cell(keras.layers.Layer):
         u_t = symexp( m_t * (W x_L + b) ).
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
-    hardly trades.
-
-    What it sees of its past trades is the last action u_{t-1} as in eq. (5), or nothing, zeros, or
-    as in eq. (4) the sum of its past trades, without what has expired,
-
-        theta_{t-1} = m_t * (u_0 + ... + u_{t-1}).
+    hardly trades. What it sees of its past actions is the last one, u_{t-1}, or nothing, zeros in
+    its place. What an action means, a trade or a position, is not for the cell to know.
 
     All weights sit in layers that apply one matrix or one scale to an input a_t:
     `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t,
@@ -47,13 +43,12 @@ class Cell(keras.layers.Layer):
         num_instruments: Number of instruments d.
         units: Width of the blocks.
         num_blocks: Number of residual blocks.
-        observes: What the cell sees of its past trades, `"last_action"`, `"holdings"` or
-            `"nothing"`.
+        observes: What the cell sees of its past actions, `"last_action"` or `"nothing"`.
 
     Call arguments:
         inputs: Availability and features side by side,
             `[num_paths, num_instruments + num_features]`.
-        states: The last action, the holdings or zeros, then the state of each block.
+        states: The last action, then the state of each block.
 
     Returns:
         The action, `[num_paths, num_instruments]`, and the next states.
@@ -103,10 +98,10 @@ class Cell(keras.layers.Layer):
 
     @property
     def state_names(self):
-        """Names of the states: what is kept of the trades, and what each block remembers."""
-        past = "holdings" if self.observes == "holdings" else "prev_action"
-        blocks = range(1, self.num_blocks + 1)
-        return [past, *(f"{name}_{block}" for block in blocks for name in self.block_states)]
+        """Names of the states: the last action, and what each block remembers."""
+        numbers = range(1, self.num_blocks + 1)
+        memory = [f"{name}_{number}" for number in numbers for name in self.block_states]
+        return ["prev_action", *memory]
 
     @property
     def linear_sizes(self):
@@ -116,7 +111,7 @@ class Cell(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates the weights for inputs of `[num_paths, num_instruments + num_features]`."""
-        # Availability and features come in; past trades and features enter the first layer.
+        # Availability and features come in; the last action and features enter the first layer.
         blocks = [self.units, self.block_inputs * self.units] * self.num_blocks
         sizes = [input_shape[-1], *blocks, self.units]
         for layer, size in zip(self.linear_layers, sizes, strict=True):
@@ -148,8 +143,8 @@ class Cell(keras.layers.Layer):
 
         past, *memory = states
         available, features = ops.split(inputs, [self.num_instruments], axis=-1)
-        if self.observes == "holdings":
-            past = available * past  # what has expired is held no more
+        if self.observes == "nothing":
+            past = ops.zeros_like(past)
         x = linear(ops.concatenate([past, features], axis=-1))
         num_states, next_memory = len(self.block_states), []
         for block in range(self.num_blocks):
@@ -158,11 +153,7 @@ class Cell(keras.layers.Layer):
             next_memory += state
             x = x + change
         action = symexp(available * linear(x))
-        if self.observes == "holdings":
-            past = past + action
-        elif self.observes == "last_action":
-            past = action
-        return action, [past, *next_memory], layer_inputs
+        return action, [action, *next_memory], layer_inputs
 
     def get_config(self):
         """The arguments that make this cell again."""

@@ -97,7 +97,7 @@ class CompiledRollout:
         return ForwardPass(lanes, shared, dealt, actions, tags, tf.shape(features)[0])
 
     def _shared(self, availability):
-        """What all lanes need: what is seen of past trades, availability, weights."""
+        """What all lanes need: what is seen of past actions, availability, weights."""
         weights = fold([w for layer in self.cell.linear_layers for w in layer.weights])
         available = tf.cast(availability, weights[0].dtype)[..., tf.newaxis]
         return self.cell.observes, available, weights
@@ -169,22 +169,23 @@ class ForwardPass(NamedTuple):
         """The actions of each path, `[num_paths, num_steps, num_instruments]`."""
         return _gather(self.actions, self.num_paths)
 
-    def gains_and_costs(self, returns, costs):
-        """The sums of u R and of k |u| along each path.
+    def gains_and_costs(self, returns, costs, carried):
+        """The sums of u R and of c |u| along each path, u_t = y_t - k_t y_{t-1} of the actions y.
 
         They are taken where the actions are: to bring those into the order of the paths, and their
         gradients back, would be 4 % of a training step.
 
         Args:
             returns: R, `[num_paths, num_steps, num_instruments]`.
-            costs: k, `[num_steps, num_instruments]`.
+            costs: c, `[num_steps, num_instruments]`.
+            carried: k, likewise.
 
         Returns:
-            Two tensors `[num_paths]`, differentiable by features and weights, not by R and k.
+            Two tensors `[num_paths]`, differentiable by features and weights alone.
         """
-        costs = tf.cast(costs, returns.dtype)[..., tf.newaxis]
+        fixed = [tf.cast(x, returns.dtype)[..., tf.newaxis] for x in (costs, carried)]
         dealt = self._deal(returns)
-        sums = [_gains_and_costs(u, r, costs) for u, r in zip(self.actions, dealt, strict=True)]
+        sums = [_gains_and_costs(y, r, *fixed) for y, r in zip(self.actions, dealt, strict=True)]
         return [
             tf.reshape(tf.stack(parts, axis=1), [-1])[: self.num_paths]
             for parts in zip(*sums, strict=True)
@@ -324,16 +325,14 @@ def _rollout(lanes, shared, features):
 
 
 @tf.custom_gradient
-def _gains_and_costs(actions, returns, costs):
+def _gains_and_costs(*arguments):
     """Those of a lane, `[num_turns, chunk]`."""
-    # As in `_rollout`.
-    actions, returns, costs = (tf.stop_gradient(x) for x in (actions, returns, costs))
+    arguments = [tf.stop_gradient(x) for x in arguments]  # as in `_rollout`
 
-    def gradient(by_gains, by_costs):
-        slopes = compiled_chunk.slopes(actions, returns, costs, by_gains, by_costs)
-        return slopes, None, None
+    def gradient(*by_sums):
+        return compiled_chunk.slopes(*arguments, *by_sums), None, None, None
 
-    return compiled_chunk.gains_and_costs(actions, returns, costs), gradient
+    return compiled_chunk.gains_and_costs(*arguments), gradient
 
 
 def _deal(x, num_lanes, chunk, copies=1.0):

@@ -108,33 +108,45 @@ def input_moments(weights, features, kept, slot, counted):
 
 
 @tf.function(autograph=False, jit_compile=True)
-def gains_and_costs(actions, returns, costs):
-    """The sums of u R and of k |u| along each path of some chunks, `[num_chunks, num_paths]`.
+def gains_and_costs(actions, returns, costs, carried):
+    """The sums of u R and of c |u| along each path of some chunks, `[num_chunks, num_paths]`.
+
+    The trades u are those of the actions y as in `Controls`, u_t = y_t - k_t y_{t-1}.
 
     Args:
-        actions: u, `[num_chunks, num_steps, num_instruments, num_paths]`.
+        actions: y, `[num_chunks, num_steps, num_instruments, num_paths]`.
         returns: R, likewise.
-        costs: k, `[num_steps, num_instruments, 1]`.
+        costs: c, `[num_steps, num_instruments, 1]`.
+        carried: k, likewise.
     """
     num_steps = actions.shape[1]
 
-    def body(t, gains, total):
-        u = actions[:, t]
+    def body(t, before, gains, total):
+        y = actions[:, t]
+        u = y - carried[t] * before
         gains += tf.reduce_sum(u * returns[:, t], axis=1)
-        return t + 1, gains, total + tf.reduce_sum(tf.abs(u) * costs[t], axis=1)
+        return t + 1, y, gains, total + tf.reduce_sum(tf.abs(u) * costs[t], axis=1)
 
     zeros = tf.zeros_like(actions[:, 0, 0])
     # A loop, since XLA takes three times as long for one sum over both axes.
-    return tf.while_loop(
-        lambda t, *_: t < num_steps, body, (0, zeros, zeros), maximum_iterations=num_steps
-    )[1:]
+    *_, gains, total = tf.while_loop(
+        lambda t, *_: t < num_steps,
+        body,
+        (0, tf.zeros_like(actions[:, 0]), zeros, zeros),
+        maximum_iterations=num_steps,
+    )
+    return gains, total
 
 
 @tf.function(autograph=False, jit_compile=True)
-def slopes(actions, returns, costs, by_gains, by_costs):
+def slopes(actions, returns, costs, carried, by_gains, by_costs):
     """The gradient by the actions, of those by `gains_and_costs`."""
     by_gains, by_costs = (x[:, tf.newaxis, tf.newaxis] for x in (by_gains, by_costs))
-    return by_gains * returns + by_costs * (tf.sign(actions) * costs)
+    one_later = [[0, 0], [1, 0], [0, 0], [0, 0]]
+    trades = actions - carried * tf.pad(actions[:, :-1], one_later)
+    by_trades = by_gains * returns + by_costs * (tf.sign(trades) * costs)
+    one_earlier = [[0, 0], [0, 1], [0, 0], [0, 0]]
+    return by_trades - tf.pad((carried * by_trades)[:, 1:], one_earlier)
 
 
 def _kept_around(kept, t, slot, features):

@@ -53,7 +53,7 @@ def gate_factors(scale):
 
 
 def zero_state(weights, chunk):
-    """What is seen of past trades, hidden states and carries."""
+    """The last action, hidden states and carries."""
     num_instruments, units = weights[-2].shape
     sizes = (num_instruments, *[[units] * (len(weights) // 2 - 2)] * 2)
     return tf.nest.map_structure(lambda size: tf.zeros([size, chunk], weights[-2].dtype), sizes)
@@ -63,7 +63,7 @@ def step(observes, available, weights, features, state):
     """One step forward.
 
     Args:
-        observes: What the policy sees of its past trades, as for a `Cell`.
+        observes: What the policy sees of its past actions, as for a `Cell`.
         available: `[num_instruments, 1]`.
         weights: As `fold` makes them.
         features: `[num_features, num_paths]`.
@@ -75,8 +75,8 @@ def step(observes, available, weights, features, state):
     """
     past, hidden, carry = state
     inlet, inlet_bias, *blocks, outlet, outlet_bias = weights
-    if observes == "holdings":
-        past = available * past
+    if observes == "nothing":
+        past = tf.zeros_like(past)
     x = inlet @ tf.concat([past, features], axis=0) + inlet_bias
     kept, next_hidden, next_carry = [past, x], [], []
     for matrix, bias, h, c in zip(blocks[::2], blocks[1::2], hidden, carry, strict=True):
@@ -89,11 +89,7 @@ def step(observes, available, weights, features, state):
         next_hidden.append(h)
         next_carry.append(c)
     action = symexp(available * (outlet @ x + outlet_bias))
-    if observes == "holdings":
-        past = past + action
-    elif observes == "last_action":
-        past = action
-    return action, (past, next_hidden, next_carry), kept
+    return action, (action, next_hidden, next_carry), kept
 
 
 def step_along(observes, available, weights, directions, features, state, tangents):
@@ -120,8 +116,8 @@ def step_along(observes, available, weights, directions, features, state, tangen
     past_dot, hidden_dot, carry_dot = tangents
     parts = weights[::2], weights[1::2], directions[::2], directions[1::2]
     inlet, *blocks, outlet = zip(*parts, strict=True)
-    if observes == "holdings":
-        past, past_dot = available * past, available[..., tf.newaxis] * past_dot
+    if observes == "nothing":
+        past, past_dot = tf.zeros_like(past), tf.zeros_like(past_dot)
     features_dot = tf.repeat(tf.zeros_like(features)[:, tf.newaxis], past_dot.shape[1], axis=1)
     x, x_dot = _product_along(
         inlet, tf.concat([past, features], axis=0), tf.concat([past_dot, features_dot], axis=0)
@@ -157,12 +153,8 @@ def step_along(observes, available, weights, directions, features, state, tangen
     action = symexp(available * y)
     # symexp' is as in `step_back`.
     action_dot = (available * (1.0 + tf.abs(action)))[:, tf.newaxis] * y_dot
-    if observes == "holdings":
-        past, past_dot = past + action, past_dot + action_dot
-    elif observes == "last_action":
-        past, past_dot = action, action_dot
-    state, tangents = (past, next_hidden, next_carry), (past_dot, next_hidden_dot, next_carry_dot)
-    return action_dot, state, tangents
+    state = action, next_hidden, next_carry
+    return action_dot, state, (action_dot, next_hidden_dot, next_carry_dot)
 
 
 def _product_along(layer, a, a_dot):
@@ -201,9 +193,7 @@ def step_back(observes, available, transposed, features, kept, before, action, d
     xs, inputs = layer_inputs(features, kept, before)
 
     # symexp' is exp(|y|), which is 1 + |action|.
-    if observes != "nothing":  # where the state has zeros, whose gradient is of no use
-        d_action = d_action + d_past
-    d_y = available * d_action * (1.0 + tf.abs(action))
+    d_y = available * (d_action + d_past) * (1.0 + tf.abs(action))
     gradients = [d_y]  # the last layer first
     d_x = outlet @ d_y
     d_hidden, d_carry = list(d_hidden), list(d_carry)
@@ -234,8 +224,9 @@ def step_back(observes, available, transposed, features, kept, before, action, d
     gradients.append(d_x)
     d_input = inlet @ d_x
     num_instruments = outlet.shape[1]
-    d_seen, d_features = d_input[:num_instruments], d_input[num_instruments:]
-    d_past = available * (d_seen + d_past) if observes == "holdings" else d_seen
+    d_past, d_features = d_input[:num_instruments], d_input[num_instruments:]
+    if observes == "nothing":
+        d_past = tf.zeros_like(d_past)
     pairs = list(zip(inputs, gradients[::-1], strict=True))
     return pairs, d_features, (d_past, d_hidden, d_carry)
 

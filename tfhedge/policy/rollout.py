@@ -11,15 +11,14 @@ from tfhedge.policy.compiled import CompiledRollout
 
 
 class Policy(keras.layers.Layer):
-    """A cell unrolled over time: from what is observed to all trades of a path.
+    """A cell unrolled over time: from what is observed to all actions of a path.
 
     A subclass names the class of the cell, a `tfhedge.policy.cell.Cell`.
 
     Args:
         units: Width of the cell's blocks.
         num_blocks: Number of residual blocks.
-        observes: What the policy sees of its past trades: `"last_action"`; or `"holdings"`, their
-            sum, which is a portfolio where the instruments are a `FixedGrid`; or `"nothing"`.
+        observes: What the policy sees of its past actions, `"last_action"` or `"nothing"`.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`.

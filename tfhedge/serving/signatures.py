@@ -86,8 +86,10 @@ class Signatures:
         taken = valid[:, tf.newaxis]
         pairs = zip(next_states, states, strict=True)
         next_states = [tf.where(taken, new, old) for new, old in pairs]
+        carried = tf.gather(self.hedger.controls.carried, t)
+        trades = action - carried * states[0]
         return {
-            "action": tf.where(taken, action, 0.0),
+            "action": tf.where(taken, trades, 0.0),
             "valid": valid,
             **dict(zip(self.state_sizes, next_states, strict=True)),
         }

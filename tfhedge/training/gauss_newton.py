@@ -4,6 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from tfhedge.hedging.controls import Controls
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy import compiled_linearize, linearize
 from tfhedge.policy.compiled import ForwardPass
@@ -17,6 +18,8 @@ class GaussNewton:
     Args:
         problem: The hedging problem, whose objective supplies H_u.
         policy: The policy, whose Jacobian is J.
+        controls: What the policy's actions are.
+        quadratic_cost: The ratio c~ / c of the quadratic costs to those of the problem.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
         loss_scale: The size of the batch's loss.
@@ -25,6 +28,8 @@ class GaussNewton:
 
     problem: HedgingProblem
     policy: Policy
+    controls: Controls
+    quadratic_cost: float
     features: tf.Tensor
     returns: tf.Tensor
     loss_scale: tf.Tensor
@@ -43,7 +48,8 @@ class GaussNewton:
             Pairs `(a, g)`, each `[num_paths, num_steps, size]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        cotangent = self.problem.objective.pseudo_gradient(returns, self.problem.costs, seed)
+        by_trades = self.problem.objective.pseudo_gradient(returns, self._quadratic_costs, seed)
+        cotangent = self.controls.by_actions(by_trades)
         availability = self.problem.availability
         module = linearization(self.policy)
         return module.pseudo_gradients(self.policy, features, availability, cotangent)
@@ -77,7 +83,12 @@ class GaussNewton:
         changes = linearization(self.policy).action_derivatives(
             self.policy, features, self.problem.availability, directions
         )
-        return self.problem.objective.curvature_gram(changes, returns, self.problem.costs)
+        changes = [self.controls.trades(x) for x in changes]
+        return self.problem.objective.curvature_gram(changes, returns, self._quadratic_costs)
+
+    @property
+    def _quadratic_costs(self):
+        return self.quadratic_cost * self.problem.costs
 
 
 def linearization(policy):

@@ -10,6 +10,7 @@ from tfhedge import replicas
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
+from tfhedge.hedging.controls import Controls
 from tfhedge.training.gauss_newton import GaussNewton
 
 logger = logging.getLogger(__name__)
@@ -67,12 +68,14 @@ class DeepHedger(keras.Model):
     Args:
         problem: The `HedgingProblem`.
         policy: The policy, `RecurrentPolicy` or `DensePolicy`.
+        controls: What the policy decides on: `"positions"` in the instruments that can be held, and
+            trades in others; or `"trades"` in all of them, as in the paper.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`, as `problem.features` makes them.
 
     Returns:
-        Actions u, `[num_paths, num_steps, num_instruments]`.
+        Trades u, `[num_paths, num_steps, num_instruments]`.
 
     Example:
     >>> import tfhedge as th
@@ -89,10 +92,12 @@ class DeepHedger(keras.Model):
     ['cost', 'loss', 'pnl_std', 'rejected_steps']
     """
 
-    def __init__(self, problem, policy, **kwargs):
+    def __init__(self, problem, policy, controls="positions", **kwargs):
         super().__init__(**kwargs)
         self.problem = problem
         self.policy = policy
+        self.controls = Controls.of(problem, controls)
+        self._kind_of_controls = controls
         self.hedge_metric = HedgeMetric(problem.objective)
         self._compiles_policy, self._strategy = False, None
         self.build((None, problem.num_steps, problem.num_features))
@@ -163,13 +168,14 @@ class DeepHedger(keras.Model):
         """The arguments that make this model again."""
         parts = {"problem": self.problem, "policy": self.policy}
         encoded = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
-        return {"name": self.name, **encoded}
+        return {"name": self.name, "controls": self._kind_of_controls, **encoded}
 
     @classmethod
     def from_config(cls, config):
         """The model that `get_config` was of."""
         decode = keras.saving.deserialize_keras_object
-        return cls(**{name: decode(value) for name, value in config.items()})
+        parts = {name: decode(config[name]) for name in ("problem", "policy")}
+        return cls(**{**config, **parts})
 
     def fit(self, *args, shuffle=False, **kwargs):
         """Trains; paths are independent of each other, so that there is nothing to shuffle."""
@@ -177,7 +183,7 @@ class DeepHedger(keras.Model):
 
     def call(self, features):
         """All trades of each path."""
-        return self.policy(features, self.problem.availability)
+        return self.controls.trades(self.policy(features, self.problem.availability))
 
     def actions(self, features, differentiable=True):
         """All trades of each path, by the faster route where there is one.
@@ -187,11 +193,12 @@ class DeepHedger(keras.Model):
             differentiable: Whether gradients may be asked for.
 
         Returns:
-            Actions, `[num_paths, num_steps, num_instruments]`.
+            Trades u, `[num_paths, num_steps, num_instruments]`.
         """
         if not self._compiles_policy:
             return tf.cast(self(features), self.policy.variable_dtype)
-        return self.policy.compiled(features, self.problem.availability, differentiable)
+        actions = self.policy.compiled(features, self.problem.availability, differentiable)
+        return self.controls.trades(actions)
 
     def _outcome(self, features, returns, payoff):
         """P&L and cost of each path, and the compiled `ForwardPass`, if there was one."""
@@ -199,7 +206,9 @@ class DeepHedger(keras.Model):
             actions = self.actions(features)
             return self.problem.pnl(actions, returns, payoff), self.problem.cost(actions), None
         forward_pass = self.policy.compiled.forward(features, self.problem.availability)
-        gains, cost = forward_pass.gains_and_costs(returns, self.problem.costs)
+        gains, cost = forward_pass.gains_and_costs(
+            returns, self.problem.costs, self.controls.carried
+        )
         return gains - payoff, cost, forward_pass
 
     def train_step(self, data):
@@ -214,9 +223,7 @@ class DeepHedger(keras.Model):
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
-            curvature = GaussNewton(
-                self.problem, self.policy, features, returns, tf.abs(loss), forward_pass
-            )
+            curvature = self.curvature(features, returns, loss, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
         else:
@@ -244,6 +251,29 @@ class DeepHedger(keras.Model):
         gradients = tape.gradient(shares, self.trainable_variables, slopes)
         gradients = replicas.add([x / scale for x in gradients])
         return loss, pnl, cost, gradients, forward_pass
+
+    def curvature(self, features, returns, loss, forward_pass=None):
+        """The curvature of a batch, as the optimizer wants it.
+
+        Args:
+            features: The batch's features, `[num_paths, num_steps, num_features]`.
+            returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+            loss: The batch's loss.
+            forward_pass: The compiled forward pass of the batch, if there was one.
+
+        Returns:
+            A `GaussNewton`.
+        """
+        return GaussNewton(
+            problem=self.problem,
+            policy=self.policy,
+            controls=self.controls,
+            quadratic_cost=self.optimizer.quadratic_cost,
+            features=features,
+            returns=returns,
+            loss_scale=tf.abs(loss),
+            forward_pass=forward_pass,
+        )
 
     def test_step(self, data):
         """Adds one batch to the metrics."""

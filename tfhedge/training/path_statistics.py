@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
-from tfhedge.training.gauss_newton import GaussNewton, linearization
+from tfhedge.training.gauss_newton import linearization
 
 
 class PathStatistics(keras.callbacks.Callback):
@@ -62,7 +62,7 @@ class PathStatistics(keras.callbacks.Callback):
         result = {"gradient_variance": self._gradient_variance(features, slopes)}
         if isinstance(optimizer, KroneckerOptimizer):
             direction = optimizer.precondition(gradients)
-            curvature = GaussNewton(problem, hedger.policy, features, returns, tf.abs(loss))
+            curvature = hedger.curvature(features, returns, loss)
             exact = curvature.gram([direction], self.num_quadratic_paths)[0, 0]
             result["overshoot"] = exact / inner(gradients, direction)
         return result
@@ -70,7 +70,10 @@ class PathStatistics(keras.callbacks.Callback):
     def _gradient_variance(self, features, slopes):
         hedger, n = self.model, self.num_gradients
         pairs = linearization(hedger.policy).pseudo_gradients(
-            hedger.policy, features[:n], hedger.problem.availability, slopes[:n]
+            hedger.policy,
+            features[:n],
+            hedger.problem.availability,
+            hedger.controls.by_actions(slopes[:n]),
         )
         layers = hedger.policy.cell.linear_layers
         gradients = [

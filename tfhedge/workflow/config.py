@@ -13,7 +13,7 @@ from tfhedge import checks
 
 # The settings of each optimizer, with their defaults.
 OPTIMIZERS = {
-    "dh-kfac": {"learning_rate": 0.8, "learning_rate_decay": 0.998},
+    "dh-kfac": {"learning_rate": 1.0, "learning_rate_decay": 0.997},
     "dh-kfac-paper": {"learning_rate": 3e-5, "trust_region": 1e-3},
     "adam": {"learning_rate": 1e-3, "learning_rate_decay": 0.9985},
 }
@@ -34,8 +34,9 @@ SEARCH_GRIDS = {
 # The options that can be traded.
 GRIDS = ("floating", "fixed", "none")
 
-# What a policy may see of its past trades; those of `tfhedge.policy`, which imports TensorFlow.
-OBSERVABLE = ("last_action", "holdings", "nothing")
+# What a policy may decide on, and see of what it decided; as in `tfhedge.hedging.controls` and
+# `tfhedge.policy.cell`, which import TensorFlow.
+CONTROLS, OBSERVABLE = ("positions", "trades"), ("last_action", "nothing")
 
 # What a run is continued from, with which settings.
 CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.npz", "config.json"
@@ -95,12 +96,15 @@ class RunConfig:
     test_paths: int = _setting(TRAINING, 70_000, "fresh paths for the final report")
     units: int = _setting(POLICY, 32, "width of the policy's LSTM blocks")
     num_blocks: int = _setting(POLICY, 4, "number of LSTM blocks")
-    observes: str | None = _setting(
+    controls: str = _setting(
         POLICY,
-        None,
-        "what the policy sees of its past trades: the last, as in the paper, or their sum "
-        "(default: last_action, with a fixed grid holdings)",
-        OBSERVABLE,
+        "positions",
+        "what the policy decides on: positions in what can be held, the underlying and fixed "
+        "contracts; or trades in everything, as in the paper",
+        CONTROLS,
+    )
+    observes: str = _setting(
+        POLICY, "last_action", "what the policy sees of its past actions", OBSERVABLE
     )
     spot: float = _setting(MARKET, 1.0, "initial price of the underlying")
     v0: float = _setting(MARKET, 0.0625, "initial variance")
@@ -128,7 +132,8 @@ class RunConfig:
     def __post_init__(self):
         checks.one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
         checks.one_of("grid", self.grid, GRIDS)
-        checks.one_of("observes", self.observes, (None, *OBSERVABLE))
+        checks.one_of("controls", self.controls, CONTROLS)
+        checks.one_of("observes", self.observes, OBSERVABLE)
         for field in dataclasses.fields(self):
             if field.type is int and field.name != "seed":
                 checks.positive_integer(field.name, getattr(self, field.name))

@@ -76,9 +76,8 @@ def make_instruments(config):
 
 
 def make_policy(config):
-    """The policy of a `RunConfig`; where the contracts are fixed it sees its holdings."""
-    default = "holdings" if config.grid == "fixed" else "last_action"
-    return RecurrentPolicy(config.units, config.num_blocks, config.observes or default)
+    """The policy of a `RunConfig`."""
+    return RecurrentPolicy(config.units, config.num_blocks, config.observes)
 
 
 def make_optimizer(config):
@@ -116,7 +115,7 @@ def make_hedger(config, problem=None, policy=None, optimizer=None, strategy=None
     problem = problem or make_problem(config)
     if not all(np.isfinite(x).all() for x in tf.nest.flatten(problem.episodes(2, seed=0))):
         raise ValueError(f"Expected finite paths and prices. Received: {problem.market}")
-    hedger = DeepHedger(problem, policy or make_policy(config))
+    hedger = DeepHedger(problem, policy or make_policy(config), config.controls)
     hedger.compile(optimizer=optimizer or make_optimizer(config), strategy=strategy)
     return hedger
 
