@@ -66,6 +66,7 @@ TABLE = {
         "tfhedge.serialization",
         "tfhedge.checks",
     ],
+    "tfhedge.hedging.controls": ["tfhedge.checks"],
     "tfhedge.hedging.objectives": ["tfhedge.checks", "tfhedge.serialization"],
     "tfhedge.hedging.problem": [
         "tfhedge.hedging.claims",
@@ -87,6 +88,7 @@ TABLE = {
         "tfhedge.evaluation",
         "tfhedge.curvature",
         "tfhedge.files",
+        "tfhedge.hedging.controls",
         "tfhedge.replicas",
     ],
     "tfhedge.serving": ["tfhedge.policy", "tfhedge.files"],

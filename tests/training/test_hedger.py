@@ -22,7 +22,7 @@ PROBLEM = th.HedgingProblem(
 # A new optimizer is one more row; the share of the loss that has to go in 24 steps of 64 paths.
 OPTIMIZERS = {
     "dh-kfac": (lambda: th.DHKFAC(), 0.3),
-    "algorithm 1": (lambda: th.DHKFAC.paper(num_curvature_paths=16), 0.2),
+    "algorithm 1": (lambda: th.DHKFAC.paper(learning_rate=5e-5, num_curvature_paths=16), 0.2),
     "adam": (lambda: keras.optimizers.Adam(0.01, global_clipnorm=1.0), 0.1),
 }
 METRICS = ["cost", "loss", "pnl_std"]
@@ -129,7 +129,7 @@ def test_a_dense_policy_learns_and_is_reported_on(make_optimizer):
     hedger = th.DeepHedger(PROBLEM, th.DensePolicy(units=4, num_blocks=1))
     hedger.compile(optimizer=make_optimizer())
     before = by_hand(hedger, 200, seed=1)["loss"]
-    hedger.fit(PROBLEM.dataset(1024, 64), verbose=0)
+    hedger.fit(PROBLEM.dataset(1536, 64), verbose=0)
     assert by_hand(hedger, 200, seed=1)["loss"] < 0.9 * before
     if isinstance(hedger.optimizer, KroneckerOptimizer):
         paths = [block.weights[0] for block in hedger.curvature_report().blocks]
