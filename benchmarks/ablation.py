@@ -61,6 +61,14 @@ class PlainKFAC(th.DHKFAC):
         return healthy
 
 
+class ShrinkageByBlock(th.DHKFAC):
+    """Each D is shrunk towards its own mean."""
+
+    def shrinkage_target(self, block):
+        """The mean of the block."""
+        return Algorithm1.shrinkage_target(self, block)
+
+
 class UniformDamping(th.DHKFAC):
     """The same lambda I is added to every block: rho times the mean of all their eigenvalues."""
 
@@ -129,17 +137,18 @@ VARIANTS = {
         StepByPreconditioner, learning_rate=3e-5, momentum=0.92, trust_region=1e-3
     ),
     "whole steps, without decay": with_optimizer(learning_rate=1.0, learning_rate_decay=1.0),
-    "steps of 0.8, without decay": with_optimizer(learning_rate_decay=1.0),
+    "steps of 0.8, without decay": with_optimizer(learning_rate=0.8, learning_rate_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
+    "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "uniform damping": with_optimizer(UniformDamping),
     "damping by the factors": with_optimizer(FactoredDamping),
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),
     "D not carried over": with_optimizer(StaleDiagonal),
     # The curvature of the gains alone, as the loss is linear in the costs C.
-    "outputs {Gamma, C}": with_optimizer(quadratic_cost=1e-9),
-    "quadratic costs of the paper": with_optimizer(quadratic_cost=8.0),
+    "outputs {Gamma, C}": with_optimizer(quadratic_cost_ratio=1e-9),
+    "quadratic costs of the paper": with_optimizer(quadratic_cost_ratio=8.0),
     "trades in place of positions": with_trades,
     "no action recurrence": without_recurrence,
     "1 curvature path": with_optimizer(num_curvature_paths=1),

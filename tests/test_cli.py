@@ -74,6 +74,7 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
     [
         ("--grid fine", "--grid"),
         ("--observes prices", "--observes"),
+        ("--controls greeks", "--controls"),
         ("--rho 1.2", "rho"),
         ("--rho nan", "rho"),
         ("--v0 -0.01", "v0"),

@@ -47,9 +47,10 @@ def plain_keras(problem, policy, features, returns, payoff):
 
 
 def ours(problem, policy, features, returns, payoff):
-    """The policy as `DeepHedger.train_step` calls it."""
+    """The policy as `DeepHedger.train_step` calls it; actions are trades, as in the other rows."""
     forward_pass = policy.compiled.forward(features, problem.availability)
-    gains, cost = forward_pass.gains_and_costs(returns, problem.costs)
+    nothing_carried = tf.zeros_like(problem.costs)
+    gains, cost = forward_pass.gains_and_costs(returns, problem.costs, nothing_carried)
     return gains - payoff, cost
 
 

@@ -307,3 +307,8 @@ def test_updates_equal_algorithm1(options, num_updates, capped):
         for variable, value in zip(variables, expected, strict=True):
             assert_allclose(variable, value, **EXACT)
     assert sorted({eta == options["eta_max"] for eta in etas}) == capped
+
+
+def test_quadratic_costs_are_those_of_the_paper():
+    """c~ = 8 c, section 3.3."""
+    assert DHKFAC.paper().quadratic_cost_ratio == 8.0

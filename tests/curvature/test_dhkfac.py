@@ -142,10 +142,10 @@ class Transcription:
         self.D[layer] = beta * self.D[layer] + (1.0 - beta) * np.mean(per_path**2, axis=0)
 
     def precondition(self, gradient):
-        rho, blocks = self.options["shrinkage"], []
+        rho, blocks, mean = self.options["shrinkage"], [], np.concatenate(self.D).mean()
         for Q, D in zip(self.Q, self.D, strict=True):
             block, gradient = gradient[: len(D)], gradient[len(D) :]
-            blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * D.mean())))
+            blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * mean)))
         return np.concatenate(blocks)
 
     def take_step(self, plane, slopes, gram):
@@ -358,7 +358,11 @@ def test_a_run_goes_on_from_its_saved_state():
             for name in ("learning_rate", "learning_rate_decay", "shrinkage")
             for value in (-0.5, 0.0, 1.5)
         ],
-        *[("trust_region", value, "a positive number") for value in (0.0, -1.0, float("inf"))],
+        *[
+            (name, value, "a positive number")
+            for name in ("trust_region", "quadratic_cost_ratio")
+            for value in (0.0, -1.0, float("inf"))
+        ],
         *[
             (name, value, "a positive integer")
             for name in (

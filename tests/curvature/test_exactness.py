@@ -155,5 +155,7 @@ def test_the_eigenbasis_route_is_damped_inversion_by_cholesky(rescaled, shrinkag
     damped = (1.0 - shrinkage) * B + shrinkage * np.trace(B) / len(B) * np.eye(len(B))
     V = np.random.default_rng(4).normal(size=[NUM_INPUTS, NUM_OUTPUTS])
     expected = scipy.linalg.cho_solve(scipy.linalg.cho_factor(damped), V.ravel())
-    (actual,) = block.precondition([tf.constant(V)], shrink(block.diagonal, shrinkage))
+    (actual,) = block.precondition(
+        [tf.constant(V)], shrink(block.diagonal, shrinkage, tf.reduce_mean(block.diagonal))
+    )
     assert_allclose(np.ravel(actual), expected, **EXACT)

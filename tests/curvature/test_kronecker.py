@@ -59,7 +59,8 @@ def preconditioned(block, matrix, shrinkage):
     """What the block makes of the gradients of kernel and bias, put together again."""
     parts = [matrix[:-1], matrix[-1]] if block.use_bias else [matrix]
     result = block.precondition(
-        [tf.constant(part) for part in parts], shrink(block.diagonal, shrinkage)
+        [tf.constant(part) for part in parts],
+        shrink(block.diagonal, shrinkage, tf.reduce_mean(block.diagonal)),
     )
     assert [r.shape for r in result] == [p.shape for p in parts]
     return np.vstack(result)
@@ -166,21 +167,23 @@ def test_diagonal_block_is_the_diagonal_of_the_dense_block():
         block.update_diagonal(a, g, decay)
         expected = decay * expected + (1.0 - decay) * np.mean(np.sum(a * g, axis=1) ** 2, axis=0)
     assert_allclose(block.diagonal, expected, rtol=1e-12)
-    damped = shrink(block.diagonal, 0.1)
+    damped = shrink(block.diagonal, 0.1, tf.reduce_mean(block.diagonal))
     (vector,) = block.precondition([tf.constant([1.0, -2.0, 3.0], tf.float64)], damped)
     shrunk = 0.9 * expected + 0.1 * expected.mean()
     assert_allclose(vector, [1.0, -2.0, 3.0] / shrunk, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("diagonal", "intensity", "expected"),
+    ("diagonal", "intensity", "target", "expected"),
     [
-        ([1.0, 3.0], 0.0, [1.0, 3.0]),
-        ([1.0, 3.0], 0.5, [1.5, 2.5]),
-        ([1.0, 3.0], 1.0, [2.0, 2.0]),
-        ([0.0, 0.0], 0.25, [1.0, 1.0]),
+        ([1.0, 3.0], 0.0, 2.0, [1.0, 3.0]),
+        ([1.0, 3.0], 0.5, 2.0, [1.5, 2.5]),
+        ([1.0, 3.0], 1.0, 2.0, [2.0, 2.0]),
+        ([1.0, 3.0], 0.5, 9.0, [5.0, 6.0]),
+        ([0.0, 0.0], 0.25, 4.0, [1.0, 1.0]),
+        ([0.0, 0.0], 0.25, 0.0, [1.0, 1.0]),
     ],
 )
-def test_shrinkage(diagonal, intensity, expected):
-    shrunk = shrink(tf.constant(diagonal, tf.float64), intensity)
+def test_shrinkage(diagonal, intensity, target, expected):
+    shrunk = shrink(tf.constant(diagonal, tf.float64), intensity, tf.constant(target, tf.float64))
     assert_allclose(shrunk, expected, rtol=1e-14)

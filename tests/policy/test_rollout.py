@@ -77,10 +77,10 @@ def test_actions_of_a_dense_policy_equal_a_transcription(observes):
     policy = random_policy(4, 2, observes=observes, policy_class=DensePolicy)
     inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
     features = observations()
-    past, total = np.zeros([2, NUM_PATHS, NUM_INSTRUMENTS])
+    past = np.zeros([NUM_PATHS, NUM_INSTRUMENTS])
     actions = policy(features, AVAILABLE).numpy()
     for t, available in enumerate(AVAILABLE):
-        seen = {"last_action": past, "holdings": available * total, "nothing": 0.0 * past}
+        seen = {"last_action": past, "nothing": 0.0 * past}
         x = np.append(seen[observes], features[:, t], axis=1) @ inlet + inlet_bias
         for scale, kernel, bias in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
             norm = np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-7)
@@ -88,7 +88,6 @@ def test_actions_of_a_dense_policy_equal_a_transcription(observes):
             x = x + y * expit(y)
         y = available * (x @ outlet + outlet_bias)
         past = np.sign(y) * (np.exp(np.abs(y)) - 1.0)
-        total = total + past
         assert_allclose(actions[:, t], past, rtol=1e-10, atol=1e-10)
 
 

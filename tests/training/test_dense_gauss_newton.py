@@ -220,7 +220,9 @@ def test_rescaled_blocks_underestimate_the_curvature_along_their_own_step(seed, 
     slope, direction = 0.0, []
     for layer, block in curvature_blocks(policy, curvature):
         parts = [next(gradient) for _ in layer.weights]
-        preconditioned = block.precondition(parts, shrink(block.diagonal, 5e-4))
+        preconditioned = block.precondition(
+            parts, shrink(block.diagonal, 5e-4, tf.reduce_mean(block.diagonal))
+        )
         slope += sum(np.sum(x * y) for x, y in zip(parts, preconditioned, strict=True))
         direction += preconditioned
     v = np.concatenate([np.ravel(x) for x in direction])

@@ -25,7 +25,7 @@ DECAY = keras.optimizers.schedules.ExponentialDecay
 POLICIES = {
     "floating grid": (FLOATING, lambda: th.RecurrentPolicy(4, num_blocks=1)),
     "fixed grid": (FIXED, lambda: th.RecurrentPolicy(4, num_blocks=1)),
-    "feed-forward": (FLOATING, lambda: th.DensePolicy(4, num_blocks=1)),
+    "feed-forward": (FLOATING, lambda: th.DensePolicy(4, num_blocks=1), "trades"),
 }
 OPTIMIZERS = {
     "dh-kfac": th.DHKFAC,
@@ -36,9 +36,9 @@ OPTIMIZERS = {
 
 
 def new_hedger(policy="floating grid", optimizer="dh-kfac"):
-    problem, make_policy = POLICIES[policy]
+    problem, make_policy, *controls = POLICIES[policy]
     keras.utils.set_random_seed(0)
-    hedger = th.DeepHedger(problem, make_policy())
+    hedger = th.DeepHedger(problem, make_policy(), *controls)
     hedger.compile(optimizer=OPTIMIZERS[optimizer]())
     return hedger
 

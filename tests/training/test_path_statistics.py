@@ -68,7 +68,7 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
         ahead_and_behind.append(hedger(few))
     hedger.set_weights(start)
     change = (ahead_and_behind[0] - ahead_and_behind[1]) / (2.0 * size)
-    quadratic_costs = hedger.optimizer.quadratic_cost * PROBLEM.costs
+    quadratic_costs = hedger.optimizer.quadratic_cost_ratio * PROBLEM.costs
     gram = PROBLEM.objective.curvature_gram(
         [change], returns[:NUM_QUADRATIC_PATHS], quadratic_costs
     )

@@ -42,8 +42,8 @@ class Algorithm1(KroneckerOptimizer):
         trust_region: Initial size rho_TR of the trust region; or a Keras schedule of it, in place
             of the decay.
         trust_region_decay: Its decay beta^TR in a step.
-        quadratic_cost: The ratio c~ / c of the quadratic costs in the curvature to those of the
-            loss.
+        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
+            the loss.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         num_initial_paths: Number of paths in the first sample, where A, G, D and the bases start.
         seed: Seed of the pseudo-gradients.
@@ -66,7 +66,7 @@ class Algorithm1(KroneckerOptimizer):
         eigenbasis_interval=25,
         trust_region=1e-3,
         trust_region_decay=0.997,
-        quadratic_cost=8.0,
+        quadratic_cost_ratio=8.0,
         num_curvature_paths=1,
         num_initial_paths=64,
         seed=0,
@@ -83,7 +83,7 @@ class Algorithm1(KroneckerOptimizer):
             eigenbasis_interval=eigenbasis_interval,
             trust_region=trust_region,
             trust_region_decay=trust_region_decay,
-            quadratic_cost=quadratic_cost,
+            quadratic_cost_ratio=quadratic_cost_ratio,
             num_curvature_paths=num_curvature_paths,
             num_initial_paths=num_initial_paths,
             seed=seed,

@@ -15,7 +15,8 @@ class DHKFAC(KroneckerOptimizer):
 
     1. updates, for every layer, the Kronecker factors A and G of B from a sample of
        pseudo-gradients, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
-    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with shrinkage of D;
+    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk
+       towards the mean of all layers;
     3. looks for the next update in the plane of v and the previous update p,
 
            delta(alpha, mu) = -alpha v + mu p,
@@ -35,6 +36,12 @@ class DHKFAC(KroneckerOptimizer):
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
     before D is (line 14 before line 12), so that D is never measured in a basis other than its own.
 
+    Algorithm 1 shrinks the D of a layer towards its own mean, eq. (11). At the start, when the last
+    layer is small, so are the gradients by all layers before it, and their curvature, by the
+    square. Undamped, the first step would change these layers by more than their size, on the word
+    of a quadratic model that holds for small changes. The mean of all layers holds them back until
+    the last one has grown.
+
     Every expectation, that of A too, is over the paths of the sample, of which there may be many.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
@@ -44,7 +51,7 @@ class DHKFAC(KroneckerOptimizer):
             schedule of it, in place of the decay.
         learning_rate_decay: Its decay in a step.
         momentum: Largest coefficient of the previous update.
-        shrinkage: Shrinkage intensity rho of D, eq. (11).
+        shrinkage: Shrinkage intensity rho of D.
         factor_decay: Decay beta^F of the averages of A and G.
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
@@ -52,9 +59,9 @@ class DHKFAC(KroneckerOptimizer):
         trust_region: Initial size rho_TR of the trust region, as a share of the loss; or a Keras
             schedule of it, in place of the decay.
         trust_region_decay: Its decay beta^TR in a step.
-        quadratic_cost: The ratio c~ / c of the quadratic costs in the curvature to those of the
-            loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100 is
-            right for trades of 0.005; the paper's 8 is for trades of 0.06.
+        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
+            the loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100
+            is right for trades of 0.005; the paper's 8 is for trades of 0.06.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
         num_quadratic_paths: Number of paths on which B is evaluated for the step length.
         seed: Seed of the pseudo-gradients.
@@ -83,7 +90,7 @@ class DHKFAC(KroneckerOptimizer):
         eigenbasis_interval=5,
         trust_region=0.3,
         trust_region_decay=0.997,
-        quadratic_cost=100.0,
+        quadratic_cost_ratio=100.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
         seed=0,
@@ -101,7 +108,7 @@ class DHKFAC(KroneckerOptimizer):
             eigenbasis_interval=eigenbasis_interval,
             trust_region=trust_region,
             trust_region_decay=trust_region_decay,
-            quadratic_cost=quadratic_cost,
+            quadratic_cost_ratio=quadratic_cost_ratio,
             num_curvature_paths=num_curvature_paths,
             num_quadratic_paths=num_quadratic_paths,
             seed=seed,
@@ -140,6 +147,11 @@ class DHKFAC(KroneckerOptimizer):
         return tf.cond(
             self.iterations % self.factor_interval == 0, take_in_sample, renew_eigenbases
         )
+
+    def shrinkage_target(self, block):
+        """The mean of the D of all layers."""
+        sums = tf.add_n([tf.reduce_sum(block.diagonal) for block in self.blocks])
+        return sums / sum(block.diagonal.shape.num_elements() for block in self.blocks)
 
     def share_now(self):
         """The share of the minimizing step that is taken in the step to come."""

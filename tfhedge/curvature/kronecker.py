@@ -139,18 +139,17 @@ class DiagonalBlock:
         return [gradients[0] / damped]
 
 
-def shrink(diagonal, intensity):
-    """Linear shrinkage towards the mean, eq. (11): (1 - rho) D + rho mean(D).
+def shrink(diagonal, intensity, target):
+    """Linear shrinkage towards a number, as in eq. (11): (1 - rho) D + rho target.
 
-    A diagonal that is all zero, as that of a layer without influence, becomes all one.
+    If the target is zero, as in a network without influence, the result is all one.
 
     Example:
-    >>> print(shrink(tf.constant([0.0, 1.0]), 0.25).numpy())
+    >>> print(shrink(tf.constant([0.0, 1.0]), 0.25, target=0.5).numpy())
     [0.125 0.875]
     """
-    mean = tf.reduce_mean(diagonal)
-    shrunk = (1.0 - intensity) * diagonal + intensity * mean
-    return tf.where(mean > 0.0, shrunk, tf.ones_like(shrunk))
+    shrunk = (1.0 - intensity) * diagonal + intensity * target
+    return tf.where(target > 0.0, shrunk, tf.ones_like(shrunk))
 
 
 def second_moment(x):

@@ -30,7 +30,7 @@ _CHECKS = {
     "eigenbasis_interval": checks.positive_integer,
     "trust_region": _positive_or_schedule,
     "trust_region_decay": _fraction,
-    "quadratic_cost": checks.positive,
+    "quadratic_cost_ratio": checks.positive,
     "num_curvature_paths": checks.positive_integer,
     "num_initial_paths": checks.positive_integer,
     "num_quadratic_paths": checks.positive_integer,
@@ -162,7 +162,12 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     def damp(self, block):
         """Line 18: the D of a block, shrunk by eq. (11)."""
-        return shrink(block.diagonal, tf.minimum(self.shrinkage * self.damping, 1.0))
+        intensity = tf.minimum(self.shrinkage * self.damping, 1.0)
+        return shrink(block.diagonal, intensity, self.shrinkage_target(block))
+
+    def shrinkage_target(self, block):
+        """What the D of a block is shrunk towards: its mean, as in eq. (11)."""
+        return tf.reduce_mean(block.diagonal)
 
     def _sample(self, curvature, num_paths):
         """Lines 6 to 9: inputs and pseudo-gradients of each layer."""

@@ -11,14 +11,14 @@ from tfhedge import checks
 CONTROLS = ("positions", "trades")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Controls:
     r"""Turns the actions y of a policy into trades u.
 
     An instrument that is the same contract at every time can be held. In such a one an action is
     the position, eq. (4), and in others a trade:
 
-        u_t = y_t - k_t y_{t-1},        y_{-1} = 0,
+        u_t = y_t - k_t y_{t-1},        k_0 = 0,
 
     with k_t = 1 where a position is carried on, and 0 elsewhere. Where all actions are trades,
     k = 0. The paper calls both equivalent (footnote 2), and they are in what they can express. They
@@ -30,7 +30,7 @@ class Controls:
         carried: k, `[num_steps, num_instruments]`.
 
     Example:
-    >>> controls = Controls(carried=np.float32([[1, 0], [1, 0], [1, 0]]))
+    >>> controls = Controls(carried=np.float32([[0, 0], [1, 0], [1, 0]]))
     >>> controls.trades(tf.constant([[[0.5, 2.0], [0.75, 0.0], [0.0, 1.0]]])).numpy().tolist()
     [[[0.5, 2.0], [0.25, 0.0], [-0.75, 1.0]]]
     """
@@ -49,8 +49,9 @@ class Controls:
             ValueError: If `kind` is something else.
         """
         checks.one_of("controls", kind, CONTROLS)
-        held = problem.instruments.held * (kind == "positions")
-        return cls(carried=problem.availability * np.float32(held))
+        carried = problem.availability * problem.instruments.held * (kind == "positions")
+        carried[0] = 0.0
+        return cls(np.float32(carried))
 
     def trades(self, actions):
         """The trades that come of actions, each `[num_paths, num_steps, num_instruments]`."""

@@ -16,10 +16,9 @@ class OptionGrid:
     """The underlying, in the first place, and options: what all grids of them have in common.
 
     A grid is a dataclass with fields `strikes`, `spot_cost` and `option_cost`. It says what the
-    options are (`describe`), which instruments can be held (`held`), when a trade is possible
-    (`availability`), what the options cost
-    (`premiums`, a function of the market's paths), and what trades return by the horizon
-    (`returns`, given the paths and the premiums).
+    options are (`describe`), which instruments are the same at every time (`held`), when a trade is
+    possible (`availability`), what the options cost (`premiums`, a function of the market's paths),
+    and what trades return by the horizon (`returns`, given the paths and the premiums).
 
     Every amount is discounted to time 0, and dividends of the underlying are invested in it: with a
     rate r and a dividend yield q per step, a unit of the underlying bought at t returns
@@ -51,6 +50,11 @@ class OptionGrid:
     def num_instruments(self):
         """The underlying and the options: d."""
         return 1 + len(self.strikes)
+
+    @property
+    def held(self):
+        """What is the same contract at every time: the underlying, `[num_instruments]` booleans."""
+        return np.arange(self.num_instruments) == 0
 
     @property
     def costs(self):
@@ -131,11 +135,6 @@ class FloatingGrid(OptionGrid):
             for maturity, strike in zip(self.maturities, self.strikes, strict=True)
         ]
 
-    @property
-    def held(self):
-        """What is the same contract at every time, the underlying: `[num_instruments]` booleans."""
-        return np.arange(self.num_instruments) == 0
-
     def availability(self, num_steps):
         """Where a trade is possible: 1 or 0, `[num_steps, num_instruments]`."""
         left = num_steps - np.arange(num_steps)[:, None]
@@ -206,7 +205,7 @@ class FixedGrid(OptionGrid):
         r_{t,T}^(1) = x_T - x_t,        r_{t,T}^(i) = P_T^i - P_t^i.
 
     A contract that expires after T is closed at its model price then, free of cost. Since trades in
-    a contract add up, a position can be unwound, and the past is summed up by the `holdings`.
+    a contract add up, to the `holdings`, a position can be unwound.
 
     Args:
         expiries: Expiry e_i of each contract, in time steps from time 0.
@@ -280,7 +279,7 @@ class FixedGrid(OptionGrid):
 
     @property
     def held(self):
-        """What is the same contract at every time, everything: `[num_instruments]` booleans."""
+        """What is the same contract at every time: everything, `[num_instruments]` booleans."""
         return np.full(self.num_instruments, True)
 
     def availability(self, num_steps):

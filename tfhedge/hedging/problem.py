@@ -37,7 +37,7 @@ class HedgingProblem:
     >>> problem = HedgingProblem.from_paper()
     >>> features, (returns, payoff) = problem.episodes(num_paths=3, seed=1)
     >>> features.shape, returns.shape, payoff.shape
-    (TensorShape([3, 240, 9]), TensorShape([3, 240, 20]), TensorShape([3]))
+    (TensorShape([3, 240, 10]), TensorShape([3, 240, 20]), TensorShape([3]))
     """
 
     market: Heston

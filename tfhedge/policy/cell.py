@@ -184,7 +184,7 @@ class HedgeCell(Cell):
 
 
 class DenseCell(Cell):
-    """A feed-forward policy u_t = pi(I_t, u_{t-1}), whose only memory is of its trades.
+    """A feed-forward policy u_t = pi(I_t, u_{t-1}), whose only memory is of its last action.
 
     A `Cell` whose blocks are silu(W x + b).
 

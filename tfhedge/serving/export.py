@@ -138,6 +138,8 @@ def describe(signatures, training):
             "action": "units bought (sold, if negative) for each unit of notional that is sold, "
             "where one unit of the underlying and of what the options are on is worth 1 at the "
             "sale",
+            "prev_action": "as the last step gave it: positions in what can be held, trades in the "
+            "rest",
         },
         "ranges": signatures.ranges,
         "initial": signatures.start,

@@ -82,12 +82,11 @@ class Signatures:
             [tf.cast(x, dtype) for x in states],
         )
         action, *next_states = (tf.cast(x, tf.float32) for x in (action, *next_states))
-        valid &= all_finite([action, *next_states])
+        trades = action - tf.gather(self.hedger.controls.carried, t) * states[0]
+        valid &= all_finite([trades, *next_states])
         taken = valid[:, tf.newaxis]
         pairs = zip(next_states, states, strict=True)
         next_states = [tf.where(taken, new, old) for new, old in pairs]
-        carried = tf.gather(self.hedger.controls.carried, t)
-        trades = action - carried * states[0]
         return {
             "action": tf.where(taken, trades, 0.0),
             "valid": valid,

@@ -19,7 +19,7 @@ class GaussNewton:
         problem: The hedging problem, whose objective supplies H_u.
         policy: The policy, whose Jacobian is J.
         controls: What the policy's actions are.
-        quadratic_cost: The ratio c~ / c of the quadratic costs to those of the problem.
+        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs to those of the problem.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
         loss_scale: The size of the batch's loss.
@@ -29,7 +29,7 @@ class GaussNewton:
     problem: HedgingProblem
     policy: Policy
     controls: Controls
-    quadratic_cost: float
+    quadratic_cost_ratio: float
     features: tf.Tensor
     returns: tf.Tensor
     loss_scale: tf.Tensor
@@ -88,7 +88,7 @@ class GaussNewton:
 
     @property
     def _quadratic_costs(self):
-        return self.quadratic_cost * self.problem.costs
+        return self.quadratic_cost_ratio * self.problem.costs
 
 
 def linearization(policy):

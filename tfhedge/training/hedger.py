@@ -183,7 +183,8 @@ class DeepHedger(keras.Model):
 
     def call(self, features):
         """All trades of each path."""
-        return self.controls.trades(self.policy(features, self.problem.availability))
+        actions = self.policy(features, self.problem.availability)
+        return self.controls.trades(tf.cast(actions, self.policy.variable_dtype))
 
     def actions(self, features, differentiable=True):
         """All trades of each path, by the faster route where there is one.
@@ -196,7 +197,7 @@ class DeepHedger(keras.Model):
             Trades u, `[num_paths, num_steps, num_instruments]`.
         """
         if not self._compiles_policy:
-            return tf.cast(self(features), self.policy.variable_dtype)
+            return self(features)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
@@ -253,7 +254,7 @@ class DeepHedger(keras.Model):
         return loss, pnl, cost, gradients, forward_pass
 
     def curvature(self, features, returns, loss, forward_pass=None):
-        """The curvature of a batch, as the optimizer wants it.
+        """The curvature of a batch, as the optimizer, a `DHKFAC`, wants it.
 
         Args:
             features: The batch's features, `[num_paths, num_steps, num_features]`.
@@ -268,7 +269,7 @@ class DeepHedger(keras.Model):
             problem=self.problem,
             policy=self.policy,
             controls=self.controls,
-            quadratic_cost=self.optimizer.quadratic_cost,
+            quadratic_cost_ratio=self.optimizer.quadratic_cost_ratio,
             features=features,
             returns=returns,
             loss_scale=tf.abs(loss),

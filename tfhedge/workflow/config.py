@@ -26,7 +26,7 @@ SAMPLERS = ("grid", "tpe")
 
 # The values of these settings that a search tries, each with each, or the range that they span.
 SEARCH_GRIDS = {
-    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.996, 0.998, 0.999)},
+    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.995, 0.997, 0.999)},
     "dh-kfac-paper": {"learning_rate": (1e-5, 3e-5, 1e-4), "trust_region": (1e-4, 1e-3, 1e-2)},
     "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.9985, 0.999, 0.9995)},
 }
@@ -60,7 +60,7 @@ def _optimizer_setting(name, text):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The settings of `tfhedge train`; the defaults are those of the paper, section 4.1.
+    """The settings of `tfhedge train`; the problem is the paper's, section 4.1.
 
     Raises:
         ValueError: If a setting is impossible in itself. What the market, the claim or the
