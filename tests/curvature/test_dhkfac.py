@@ -142,10 +142,11 @@ class Transcription:
         self.D[layer] = beta * self.D[layer] + (1.0 - beta) * np.mean(per_path**2, axis=0)
 
     def precondition(self, gradient):
-        rho, blocks, mean = self.options["shrinkage"], [], np.concatenate(self.D).mean()
+        rho, blocks = self.options["shrinkage"], []
+        shared = 0.95**self.iteration * np.concatenate(self.D).mean()
         for Q, D in zip(self.Q, self.D, strict=True):
             block, gradient = gradient[: len(D)], gradient[len(D) :]
-            blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * mean)))
+            blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * (D.mean() + shared))))
         return np.concatenate(blocks)
 
     def take_step(self, plane, slopes, gram):

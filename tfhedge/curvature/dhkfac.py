@@ -6,6 +6,9 @@ import tensorflow as tf
 from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner
 
+# By what the part of all layers in the damping of each falls in a step.
+_FADING = 0.95
+
 
 @keras.saving.register_keras_serializable("tfhedge")
 class DHKFAC(KroneckerOptimizer):
@@ -15,8 +18,8 @@ class DHKFAC(KroneckerOptimizer):
 
     1. updates, for every layer, the Kronecker factors A and G of B from a sample of
        pseudo-gradients, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
-    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk
-       towards the mean of all layers;
+    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk,
+       at first towards more than its own mean;
     3. looks for the next update in the plane of v and the previous update p,
 
            delta(alpha, mu) = -alpha v + mu p,
@@ -38,9 +41,13 @@ class DHKFAC(KroneckerOptimizer):
 
     Algorithm 1 shrinks the D of a layer towards its own mean, eq. (11). At the start, when the last
     layer is small, so are the gradients by all layers before it, and their curvature, by the
-    square. Undamped, the first step would change these layers by more than their size, on the word
-    of a quadratic model that holds for small changes. The mean of all layers holds them back until
-    the last one has grown.
+    square. The first step would change these layers by more than their size, on the word of a
+    quadratic model that holds for small changes. So the target is here, in step i from 0 on,
+
+        mean(D) + 0.95^i mean(D of all layers),
+
+    of which the second holds the inner layers back until the last one has grown. Were it to stay,
+    they would learn too slowly.
 
     Every expectation, that of A too, is over the paths of the sample, of which there may be many.
 
@@ -149,9 +156,11 @@ class DHKFAC(KroneckerOptimizer):
         )
 
     def shrinkage_target(self, block):
-        """The mean of the D of all layers."""
-        sums = tf.add_n([tf.reduce_sum(block.diagonal) for block in self.blocks])
-        return sums / sum(block.diagonal.shape.num_elements() for block in self.blocks)
+        """The mean of the block's D, and at first that of the D of all layers."""
+        sums = tf.add_n([tf.reduce_sum(other.diagonal) for other in self.blocks])
+        overall = sums / sum(other.diagonal.shape.num_elements() for other in self.blocks)
+        faded = tf.constant(_FADING, overall.dtype) ** tf.cast(self.iterations, overall.dtype)
+        return super().shrinkage_target(block) + faded * overall
 
     def share_now(self):
         """The share of the minimizing step that is taken in the step to come."""
