@@ -184,11 +184,11 @@ def test_mixed_precision_trains_nearly_as_float32(optimizer):
         hedger.compile(optimizer=OPTIMIZERS[optimizer]())
         losses[precision] = train(hedger, 3).history["loss"]
         assert {v.dtype for v in hedger.trainable_variables} == {"float32"}
-        assert hedger(FLOATING.episodes(2, seed=1)[0]).dtype == precision.removeprefix("mixed_")
+        assert hedger(FLOATING.episodes(2, seed=1)[0]).dtype == "float32"  # trades are exact
     exact, *rounded = losses.values()
     assert exact[-1] < 0.9 * exact[0]
-    for course in rounded:  # bfloat16 has three digits, which every step of DH-KFAC multiplies
-        assert_allclose(course, exact, rtol=0.25)
+    for course in rounded:
+        assert_allclose(course, exact, rtol=0.02)
 
 
 def test_learning_rate_and_trust_region_may_follow_schedules():
