@@ -24,7 +24,6 @@ SMALL = {
         "second_order_steps": 20,
         "num_validation_paths": 100,
     },
-    "04_learned_hedge_and_baselines": {"num_paths": 200},
     "05_your_own_claim": {"batch_size": 64, "num_batches": 2, "num_test_paths": 100},
     "06_serving": {"num_paths": 20, "num_calls": 5},
 }
