@@ -20,7 +20,6 @@ CASES = {
     "fixed grid": (FIXED, lambda: th.RecurrentPolicy(3, num_blocks=1)),
     "feed-forward": (PROBLEM, lambda: th.DensePolicy(3, num_blocks=1)),
     "blind to its actions": (PROBLEM, lambda: th.RecurrentPolicy(3, 1, observes="nothing")),
-    "half precision": (PROBLEM, lambda: th.RecurrentPolicy(3, 1, dtype="mixed_bfloat16")),
 }
 
 

@@ -209,3 +209,12 @@ def test_the_initial_states_are_zeros_for_a_number_or_a_vector_that_sums_up_to_i
     for batch_size in (3, [3], [1, 1, 1]):
         for state in initial_state(batch_size=tf.constant(batch_size)).values():
             assert_array_equal(state, np.zeros([3, state.shape[1]]))
+
+
+def test_a_policy_of_half_precision_is_exported(cases, tmp_path):
+    """Positions are subtracted as exactly in one step as along the path."""
+    problem = cases("floating grid")[0].problem
+    hedger = th.DeepHedger(problem, th.RecurrentPolicy(3, num_blocks=1, dtype="mixed_bfloat16"))
+    rng = np.random.default_rng(0)
+    hedger.set_weights([rng.normal(0.0, 0.25, w.shape) for w in hedger.weights])
+    assert th.export(hedger, tmp_path / "models") == tmp_path / "models" / "1"
