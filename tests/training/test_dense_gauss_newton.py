@@ -51,8 +51,7 @@ def new_policy(policy_class, *args, seed=1):
 def dense_by_path(policy, features, returns, problem=PROBLEM):
     """J' H_u J of each path, eq. (12), over all weights in their order."""
     with tf.GradientTape(persistent=True) as tape:
-        actions = policy(features, problem.availability)
-        actions = tf.reshape(actions, [len(features), -1])
+        actions = tf.reshape(policy(features, problem.availability), [len(features), -1])
     weights = [w.value for w in policy.trainable_variables]
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     J = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
