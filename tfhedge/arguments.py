@@ -133,7 +133,8 @@ def add_experiment(commands):
         "--seeds", type=int, default=3, metavar="INT", help="runs of each (default: %(default)s)"
     )
     left_out = [*OPTIMIZER_SETTINGS, "optimizer", "target_loss", "test_paths"]
-    add_search(parser, presets_with(steps=3000), left_out)
+    # Trades are what the paper's policy decides on.
+    add_search(parser, presets_with(steps=3000, controls="trades", validate_every=20), left_out)
     return parser
 
 

@@ -132,13 +132,22 @@ class CliquetPricer:
             A list with float64 NumPy arrays `[a, b, c]`, for one whole period to come after the
             present one, two, and so on.
         """
-        states = np.meshgrid(moneyness, variance, indexing="ij")
-        chunks = np.array_split(np.reshape(states, [2, -1]), math.ceil(states[0].size / 32), axis=1)
-        kernels = zip(*(self._kernels(steps_left, *chunk) for chunk in chunks), strict=True)
-        kernels = [tf.concat(x, axis=0) for x in kernels]
-        headroom, shape = np.asarray(headroom)[np.newaxis], [len(moneyness), len(variance), -1]
+        steps_left, variance = (tf.constant(x, tf.float64) for x in (steps_left, variance))
+        rows = [
+            self._compiled_prices(steps_left, tf.fill(variance.shape, x), variance, headroom)
+            for x in tf.constant(moneyness, tf.float64)
+        ]
+        return [np.stack(table) for table in zip(*rows, strict=True)]
+
+    @functools.cached_property
+    def _compiled_prices(self):
+        return tf.function(self._prices, autograph=False, jit_compile=True)
+
+    def _prices(self, steps_left, moneyness, variance, headroom):
+        """As `tables`, at states `[n]` and headrooms `[k]`, each `[n, k]`."""
+        kernels = self._kernels(steps_left, moneyness, variance)
         return [
-            np.reshape(self._integral(kernels, whole_periods, steps_left, headroom), shape)
+            self._integral(kernels, whole_periods, steps_left, headroom[tf.newaxis])
             for whole_periods in range(1, self.claim.num_periods)
         ]
 
@@ -167,8 +176,8 @@ class CliquetPricer:
         growth = tf.exp(to_complex(headroom)[..., tf.newaxis] * self.orders)
         integral = tf.math.real(growth @ (transform * self.weights)[..., tf.newaxis])[..., 0]
         price = integral + probability * tf.nn.relu(headroom)
-        tau = (whole_periods * self.claim.period + steps_left) * self.dt
-        return price * math.exp(-self.market.rate * tau)
+        tau = tf.cast((whole_periods * self.claim.period + steps_left) * self.dt, price.dtype)
+        return price * tf.exp(-self.market.rate * tau)
 
     def _kernels(self, num_steps, moneyness, variance):
         """The expectations of exp(z R' - lambda v') and of 1{R' = cap} exp(-lambda v').
@@ -184,7 +193,7 @@ class CliquetPricer:
         """
         market, cap = self.market, self.claim.cap
         dynamics = [
-            tf.constant(x, tf.float64)
+            tf.convert_to_tensor(x, tf.float64)
             for x in (num_steps * self.dt, market.kappa, market.theta, market.xi, market.rho)
         ]
         moneyness, variance = (tf.convert_to_tensor(x) for x in (moneyness, variance))
@@ -203,22 +212,37 @@ class CliquetPricer:
         nodes, weights = _gauss_legendre(_NUM_RETURNS)
         half = 0.5 * (highest + width)[:, tf.newaxis]
         y = half * (nodes + 1.0) - width[:, tf.newaxis]
-        waves = tf.exp(-1j * to_complex(y[..., tf.newaxis] * a[:, tf.newaxis]))
-        mass = tf.math.real(waves @ moments) * (half * weights * spacing / math.pi)[..., tf.newaxis]
+        turn = -1j * to_complex(y * spacing)
+        waves = _powers(0.5 * turn, turn, _NUM_FREQUENCIES)
+        density = tf.math.real(waves) @ tf.math.real(moments)
+        density -= tf.math.imag(waves) @ tf.math.imag(moments)
+        mass = density * (half * weights * spacing / math.pi)[..., tf.newaxis]
         total = tf.exp(
             tf.math.real(sum_of_exponents(affine_exponents(0.0, *dynamics, self.decays), variance))
         )
         capped = total - tf.reduce_sum(mass, axis=1)
         returns = moneyness[:, tf.newaxis] * tf.exp(y + drift) - 1.0
-        growth = tf.exp(self.orders[:, np.newaxis] * to_complex(returns)[:, tf.newaxis])
+        start, step = (x * to_complex(returns) for x in (self.orders[0], np.diff(self.orders)[0]))
+        growth = _powers(start, step, len(self.orders))
+        parts = tf.math.real(growth), tf.math.imag(growth)
+        moved = tf.complex(*(tf.matmul(part, mass, transpose_a=True) for part in parts))
         at_cap = np.exp(cap * self.orders)[:, np.newaxis] * to_complex(capped)[:, tf.newaxis]
-        return growth @ to_complex(mass) + at_cap, capped
+        return moved + at_cap, capped
 
 
 @functools.cache
 def _gauss_legendre(num_nodes):
     """Nodes and weights on [-1, 1], from the eigenvalues of a matrix of that size."""
     return np.polynomial.legendre.leggauss(num_nodes)
+
+
+def _powers(start, step, number):
+    """exp(start + k step) for k = 0, ..., number - 1 along a new axis, from few exponentials."""
+    block = math.isqrt(number - 1) + 1
+    start, step = start[..., tf.newaxis], step[..., tf.newaxis]
+    few = tf.exp(start + step * (block * np.arange(math.ceil(number / block))))
+    many = few[..., tf.newaxis] * tf.exp(step * np.arange(block))[..., tf.newaxis, :]
+    return tf.reshape(many, [*step.shape[:-1], -1])[..., :number]
 
 
 def sum_of_exponents(exponents, variance):
