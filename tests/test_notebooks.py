@@ -17,13 +17,20 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 # In place of the parameters of each notebook.
 SMALL = {
     "01_market_and_pricing": {"num_paths": 20_000},
-    "02_hedging_problem_and_policy": {"batch_size": 32, "num_batches": 10, "num_test_paths": 100},
+    "02_hedging_problem_and_policy": {
+        "num_blocks": 1,
+        "batch_size": 32,
+        "num_batches": 10,
+        "num_test_paths": 100,
+    },
     "03_dhkfac_and_adam": {
+        "num_blocks": 1,
         "batch_size": 32,
         "adam_steps": 20,
         "second_order_steps": 20,
         "num_validation_paths": 100,
     },
+    "04_learned_hedge_and_baselines": {"num_paths": 200},
     "05_your_own_claim": {"batch_size": 64, "num_batches": 2, "num_test_paths": 100},
     "06_serving": {"num_paths": 20, "num_calls": 5},
 }
