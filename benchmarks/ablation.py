@@ -171,7 +171,11 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here")
     options = parser.parse_args()
     config = RunConfig(
-        steps=options.steps, validate_every=5, target_loss=TARGETS[-1], seed=options.seed
+        steps=options.steps,
+        validate_every=5,
+        validation_paths=8192,
+        target_loss=TARGETS[-1],
+        seed=options.seed,
     )
     rows = []
     for name in options.variants:

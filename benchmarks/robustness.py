@@ -82,7 +82,13 @@ def main():
         for seed in range(1, num_seeds + 1):
             runs = {}
             for optimizer in optimizers:
-                config = RunConfig(**settings, optimizer=optimizer, steps=options.steps, seed=seed)
+                config = RunConfig(
+                    **settings,
+                    optimizer=optimizer,
+                    steps=options.steps,
+                    seed=seed,
+                    validation_paths=8192,
+                )
                 folder = options.out / case.replace(" ", "-") / f"{optimizer}-{seed}"
                 run_seed(config, folder, make)
                 runs[optimizer] = read_run(folder)

@@ -55,7 +55,8 @@ def compare_optimizers(config, folder, only=None):
     runs = {name: search(config, name, folder) for name in names}
     for seed in seeds(config):
         for name, run in runs.items():
-            run_seed(dataclasses.replace(run, seed=seed), folder / name / f"seed-{seed}")
+            run = dataclasses.replace(run, seed=seed)
+            run_seed(run, folder / name / f"seed-{seed}", with_statistics=True)
     times = folder / "step_seconds.json"
     if not times.exists():
         seconds = time_steps({name: config.run_of(name) for name in LABELS})
@@ -108,13 +109,14 @@ def collect(config, folder):
     }
 
 
-def run_seed(config, folder, make=make_hedger):
-    """One run, with the statistics along its path in its history, unless it is there already.
+def run_seed(config, folder, make=make_hedger, with_statistics=False):
+    """One run, unless it is there already.
 
     Args:
         config: A `RunConfig`.
         folder: The run's folder, a `pathlib.Path`.
         make: What makes the hedger from the configuration.
+        with_statistics: Whether the history has the `PathStatistics`.
     """
     open_folder(folder, config)
     if (folder / "summary.json").exists():
@@ -122,8 +124,11 @@ def run_seed(config, folder, make=make_hedger):
     print(f"\n{config.optimizer}, seed {config.seed}, folder {folder}\n", flush=True)
     keras.utils.clear_session()
     hedger = make(config)
-    episodes = hedger.problem.episodes(config.batch_size, (0, VALIDATION))
-    history, stop = fit(hedger, config, folder, [PathStatistics(episodes)])
+    callbacks = []
+    if with_statistics:
+        episodes = hedger.problem.episodes(config.batch_size, (0, VALIDATION))
+        callbacks.append(PathStatistics(episodes))
+    history, stop = fit(hedger, config, folder, callbacks)
     summary = {
         "seed": config.seed,
         "stopped_by": stop.reason,
