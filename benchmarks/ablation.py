@@ -78,8 +78,7 @@ class UniformDamping(th.DHKFAC):
 
     def strength(self):
         """The number lambda."""
-        spectrum = tf.concat([tf.reshape(block.diagonal, [-1]) for block in self.blocks], axis=0)
-        return self.shrinkage * self.damping * tf.reduce_mean(spectrum)
+        return self.shrinkage * self.damping * self.mean_eigenvalue()
 
 
 class FactoredDamping(UniformDamping):

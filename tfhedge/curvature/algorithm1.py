@@ -26,8 +26,11 @@ class Algorithm1(KroneckerOptimizer):
     What the paper leaves open is how it starts: A, G, their eigenvectors and D in this basis are
     those of a first sample of several paths, before the first step; the average of the gradients
     is zero. What they start at fades over a hundred steps, and from a single path or from the
-    identity the algorithm diverges within ten. D is left as it is when the eigenbasis changes. The
-    paper's numbers are the defaults, but for eta^max, which it does not print.
+    identity the algorithm diverges within ten. To each first D comes rho times the mean D of all
+    layers: the last layer starts small, and with it the D of all layers before, which without that
+    would change by more than their size unless eta^max is so small that the others hardly move.
+    D is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
+    eta^max, which it does not print.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
@@ -57,7 +60,7 @@ class Algorithm1(KroneckerOptimizer):
 
     def __init__(
         self,
-        learning_rate=3e-5,
+        learning_rate=1e-3,
         momentum=0.92,
         shrinkage=5e-4,
         factor_decay=0.95,
@@ -106,6 +109,9 @@ class Algorithm1(KroneckerOptimizer):
             taken.append(block.update_factors(a, g, 0.0, moment))
             taken.append(block.update_eigenbasis(carry_diagonal=False))
             taken.append(block.update_diagonal(a, g, 0.0))
+        added = self.shrinkage * self.mean_eigenvalue()
+        for block in self.blocks:
+            block.diagonal.assign_add(tf.fill(block.diagonal.shape, added))
         return self._count(tf.reduce_all(taken))
 
     def _take_in(self, curvature):

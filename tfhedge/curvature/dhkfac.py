@@ -157,8 +157,7 @@ class DHKFAC(KroneckerOptimizer):
 
     def shrinkage_target(self, block):
         """The mean of the block's D, and at first that of the D of all layers."""
-        sums = tf.add_n([tf.reduce_sum(other.diagonal) for other in self.blocks])
-        overall = sums / sum(other.diagonal.shape.num_elements() for other in self.blocks)
+        overall = self.mean_eigenvalue()
         faded = tf.constant(_FADING, overall.dtype) ** tf.cast(self.iterations, overall.dtype)
         return super().shrinkage_target(block) + faded * overall
 

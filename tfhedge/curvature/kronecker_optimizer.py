@@ -169,6 +169,11 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         """What the D of a block is shrunk towards: its mean, as in eq. (11)."""
         return tf.reduce_mean(block.diagonal)
 
+    def mean_eigenvalue(self):
+        """The mean of the D of all layers."""
+        total = tf.add_n([tf.reduce_sum(block.diagonal) for block in self.blocks])
+        return total / sum(block.diagonal.shape.num_elements() for block in self.blocks)
+
     def _sample(self, curvature, num_paths):
         """Lines 6 to 9: inputs and pseudo-gradients of each layer."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self.iterations, tf.int64)])
