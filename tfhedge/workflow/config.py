@@ -27,7 +27,7 @@ SAMPLERS = ("grid", "tpe")
 # The values of these settings that a search tries, each with each, or the range that they span.
 SEARCH_GRIDS = {
     "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.995, 0.997, 0.999)},
-    "dh-kfac-paper": {"learning_rate": (5e-4, 1e-3, 2e-3), "trust_region": (1e-5, 1e-4, 1e-3)},
+    "dh-kfac-paper": {"learning_rate": (2e-3, 4e-3, 8e-3), "trust_region": (1e-5, 1e-4, 1e-3)},
     "adam": {"learning_rate": (5e-4, 1e-3, 2e-3), "learning_rate_decay": (0.9985, 0.999, 0.9995)},
 }
 
