@@ -111,7 +111,7 @@ class Algorithm1(KroneckerOptimizer):
             taken.append(block.update_diagonal(a, g, 0.0))
         added = self.shrinkage * self.mean_eigenvalue()
         for block in self.blocks:
-            block.diagonal.assign_add(tf.fill(block.diagonal.shape, added))
+            block.diagonal.assign(block.diagonal + added)
         return self._count(tf.reduce_all(taken))
 
     def _take_in(self, curvature):
