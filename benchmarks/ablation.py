@@ -41,6 +41,13 @@ class StaleDiagonal(th.DHKFAC):
         return super()._renew_eigenbases(carry_diagonal=False)
 
 
+class FactorsByStep(th.DHKFAC):
+    """A and G of eq. (8), which take each time step by itself."""
+
+    def _update_factors(self, block, a, g, decay):
+        return block.update_factors(a, g, decay)
+
+
 class IdentityG(th.DHKFAC):
     """G = I, so that only inputs are decorrelated; D is still measured."""
 
@@ -142,6 +149,7 @@ VARIANTS = {
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "uniform damping": with_optimizer(UniformDamping),
     "damping by the factors": with_optimizer(FactoredDamping),
+    "factors of eq. (8)": with_optimizer(FactorsByStep),
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),
     "D not carried over": with_optimizer(StaleDiagonal),

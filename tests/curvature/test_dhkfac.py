@@ -121,8 +121,15 @@ class Transcription:
 
     def update_factors(self, layer, a, g, plain_mean):
         beta = min(self.options["factor_decay"], plain_mean)
-        for factors, x in ((self.A, a), (self.G, g)):
-            moment = np.einsum("nti,ntj->ij", x, x) / len(x) / np.sqrt(NUM_STEPS)
+        if LAYERS[layer][1] is None:
+            return
+        per_path = [a_n.T @ g_n for a_n, g_n in zip(a, g, strict=True)]
+        scale = np.sqrt(np.mean([np.sum(DW**2) for DW in per_path]))
+        for factors, moments in (
+            (self.A, [DW @ DW.T for DW in per_path]),
+            (self.G, [DW.T @ DW for DW in per_path]),
+        ):
+            moment = np.mean(moments, axis=0) / scale
             factors[layer] = beta * factors[layer] + (1.0 - beta) * moment
 
     def renew_basis(self, layer):
@@ -143,7 +150,7 @@ class Transcription:
 
     def precondition(self, gradient):
         rho, blocks = self.options["shrinkage"], []
-        shared = 0.95**self.iteration * np.concatenate(self.D).mean()
+        shared = 0.9**self.iteration * np.concatenate(self.D).mean()
         for Q, D in zip(self.Q, self.D, strict=True):
             block, gradient = gradient[: len(D)], gradient[len(D) :]
             blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * (D.mean() + shared))))

@@ -25,10 +25,11 @@ def new_state(shape, initializer, name):
     return tf.Variable(keras.initializers.get(initializer)(shape, "float64"), name=name)
 
 
-def new_block(a, g):
+def new_block(a, g, by_path=False):
     """The block of a layer without bias, once it has seen one sample."""
     block = KroneckerBlock((a.shape[-1], g.shape[-1]), False, new_state)
-    block.update_factors(a, g, 0.0)
+    update_factors = block.update_factors_by_path if by_path else block.update_factors
+    update_factors(a, g, 0.0)
     block.update_eigenbasis()
     block.update_diagonal(a, g, 0.0)
     return block
@@ -123,6 +124,31 @@ def test_memory_of_both_is_what_rescaling_makes_good():
     assert share < 0.6
     assert_allclose(factors(block), share * dense, **EXACT)
     assert_allclose(from_eigenbasis(block, block.diagonal), dense, **EXACT)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_factors_by_path_are_exact_whatever_the_memory(correlation):
+    A, G = autoregressive(0.6, A_0), autoregressive(correlation, G_0)
+    a, g = all_pairs(paths(A), paths(G))
+    block, dense = new_block(a, g, by_path=True), dense_block(a, g)
+    assert_allclose(factors(block), dense, **EXACT)
+    assert_allclose(from_eigenbasis(block, block.diagonal), dense, **EXACT)
+
+
+def test_slow_rows_turn_the_basis_of_eq_8_only():
+    """Of inputs, one has memory and the other is larger; pseudo-gradients all have memory.
+
+    In the sum over time the slow one counts for more, which eq. (8) does not see: the eigenvectors
+    are others, and even the best diagonal in its basis misses what is off it.
+    """
+    fast, slow = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 0.1]])
+    A = autoregressive(0.0, fast) + autoregressive(0.95, slow)
+    a, g = all_pairs(paths(A), paths(autoregressive(0.95, G_0)))
+    dense = dense_block(a, g)
+    by_path, by_step = new_block(a, g, by_path=True), new_block(a, g)
+    assert_allclose(from_eigenbasis(by_path, by_path.diagonal), dense, **EXACT)
+    missed = dense - from_eigenbasis(by_step, by_step.diagonal)
+    assert np.linalg.norm(missed) > 0.1 * np.linalg.norm(dense)
 
 
 def test_the_rescaled_diagonal_is_the_best():

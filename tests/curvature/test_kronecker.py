@@ -81,6 +81,30 @@ def test_factors_are_moving_averages_of_second_moments(use_bias):
 
 
 @with_and_without_bias
+def test_factors_by_path_are_partial_traces_of_the_dense_block(use_bias):
+    """sum_o B[io, jo] and sum_i B[io, ip], over the root of the trace."""
+    block = kronecker_block(use_bias)
+    factors = [np.zeros(block.input_factor.shape), np.zeros(block.output_factor.shape)]
+    for decay, (a, g) in zip([0.0, 0.5, 0.95], samples(3), strict=True):
+        assert block.update_factors_by_path(a, g, decay)
+        dense = dense_block(homogeneous(a, use_bias), g)
+        size = len(dense) // NUM_OUTPUTS
+        tensor = dense.reshape(size, NUM_OUTPUTS, size, NUM_OUTPUTS)
+        for i, (axis1, axis2) in enumerate([(1, 3), (0, 2)]):
+            moment = np.trace(tensor, axis1=axis1, axis2=axis2) / np.sqrt(np.trace(dense))
+            factors[i] = decay * factors[i] + (1.0 - decay) * moment
+    assert_allclose(block.input_factor, factors[0], rtol=1e-12)
+    assert_allclose(block.output_factor, factors[1], rtol=1e-12)
+
+
+def test_factors_by_path_of_a_layer_without_influence_are_zero():
+    block, (a, g) = kronecker_block(False), next(samples(1))
+    assert block.update_factors_by_path(a, 0.0 * g, 0.0)
+    assert not np.any(block.input_factor)
+    assert not np.any(block.output_factor)
+
+
+@with_and_without_bias
 def test_bases_are_eigenvectors_of_the_factors(use_bias):
     block = kronecker_block(use_bias)
     block.update_factors(*next(samples(1)), 0.0)

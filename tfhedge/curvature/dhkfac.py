@@ -7,7 +7,7 @@ from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner
 
 # By what the part of all layers in the damping of each falls in a step.
-_FADING = 0.95
+_FADING = 0.9
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -16,8 +16,8 @@ class DHKFAC(KroneckerOptimizer):
 
     Let g be the gradient of the loss and B the Gauss-Newton matrix J' H_u J of eq. (12). One step
 
-    1. updates, for every layer, the Kronecker factors A and G of B from a sample of
-       pseudo-gradients, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
+    1. updates, for every layer, the Kronecker factors A and G of B from the pseudo-gradients DW of
+       a sample of paths, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
     2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk,
        at first towards more than its own mean;
     3. looks for the next update in the plane of v and the previous update p,
@@ -44,12 +44,13 @@ class DHKFAC(KroneckerOptimizer):
     square. The first step would change these layers by more than their size, on the word of a
     quadratic model that holds for small changes. So the target is here, in step i from 0 on,
 
-        mean(D) + 0.95^i mean(D of all layers),
+        mean(D) + 0.9^i mean(D of all layers),
 
     of which the second holds the inner layers back until the last one has grown. Were it to stay,
     they would learn too slowly.
 
-    Every expectation, that of A too, is over the paths of the sample, of which there may be many.
+    A and G are the second moments of the rows and the columns of DW, and so know that a policy's
+    trades add up over time, where eq. (8) takes each time step by itself.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
@@ -90,7 +91,7 @@ class DHKFAC(KroneckerOptimizer):
         learning_rate=1.0,
         learning_rate_decay=0.997,
         momentum=0.9,
-        shrinkage=5e-4,
+        shrinkage=1e-4,
         factor_decay=0.95,
         diagonal_decay=0.95,
         factor_interval=1,
@@ -146,7 +147,7 @@ class DHKFAC(KroneckerOptimizer):
         def take_in_sample():
             sample = self._sample(curvature, self.num_curvature_paths)
             pairs = list(zip(self.blocks, sample, strict=True))
-            taken = [block.update_factors(a, g, factor_decay) for block, (a, g) in pairs]
+            taken = [self._update_factors(block, a, g, factor_decay) for block, (a, g) in pairs]
             taken.append(renew_eigenbases())
             taken += [block.update_diagonal(a, g, diagonal_decay) for block, (a, g) in pairs]
             return self._count(tf.reduce_all(taken))
@@ -154,6 +155,10 @@ class DHKFAC(KroneckerOptimizer):
         return tf.cond(
             self.iterations % self.factor_interval == 0, take_in_sample, renew_eigenbases
         )
+
+    def _update_factors(self, block, a, g, decay):
+        """Lines 5 and 11, from the gradients of the paths."""
+        return block.update_factors_by_path(a, g, decay)
 
     def shrinkage_target(self, block):
         """The mean of the block's D, and at first that of the D of all layers."""

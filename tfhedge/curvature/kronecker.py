@@ -11,7 +11,12 @@ class KroneckerBlock:
 
         A = T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ],      G = T^(-1/2) sum_t E[ g_t g_t' ]
 
-    of RNN-KFAC, eq. (8). In their eigenbases Q_A, Q_G the diagonal is estimated afresh, eq. (10),
+    of RNN-KFAC, eq. (8), which leaves out what a_t g_t' has to do with a_s g_s' at other times. The
+    gradients DW of the paths, which know of it, give others, as in Shampoo,
+
+        A = E[DW DW'] / c,      G = E[DW' DW] / c,      c^2 = E|DW|^2.
+
+    In the eigenbases Q_A, Q_G of the factors the diagonal is estimated afresh, eq. (10),
 
         D = E[ (Q_A' DW Q_G)^2 ],
 
@@ -19,7 +24,7 @@ class KroneckerBlock:
 
         Q_A ( (Q_A' V Q_G) / ((1 - rho) D + rho mean(D)) ) Q_G'.
 
-    All three expectations are exponential moving averages. When the eigenbases change, D moves
+    All expectations are exponential moving averages. When the eigenbases change, D moves
     along: it becomes the diagonal, in the new basis, of the matrix that it stood for in the old.
 
     Matrices are laid out as Keras kernels, `[inputs, outputs]`, with the bias as last row.
@@ -29,7 +34,8 @@ class KroneckerBlock:
         use_bias: Whether the layer has a bias.
         add_variable: Makes a state variable from a shape, an initializer and a name.
 
-    Reference: Mueller et al., sections 3.2 and 3.3; George et al. (2018) for the rescaling.
+    Reference: Mueller et al., sections 3.2 and 3.3; George et al. (2018) for the rescaling; Morwani
+    et al. (2024), A new perspective on Shampoo's preconditioner, for the factors from DW.
     """
 
     def __init__(self, kernel_shape, use_bias, add_variable):
@@ -44,7 +50,7 @@ class KroneckerBlock:
         self.treatment = f"Kronecker, {num_inputs} x {num_outputs}"
 
     def update_factors(self, a, g, decay, input_moment=None):
-        """Lines 5 and 11: moving averages of A and G.
+        """Lines 5 and 11: moving averages of A and G, eq. (8).
 
         Args:
             a: Layer inputs, `[num_paths, num_steps, inputs]`.
@@ -62,6 +68,20 @@ class KroneckerBlock:
             input_moment = input_moment[:-1, :-1]
         taken = _average(self.input_factor, input_moment, decay)
         return taken & _average(self.output_factor, second_moment(g), decay)
+
+    def update_factors_by_path(self, a, g, decay):
+        """Moving averages of A and G from DW. Arguments and result: `update_factors`."""
+        gradients = self._path_gradients(a, g)
+        num_paths = tf.cast(tf.shape(gradients)[0], gradients.dtype)
+        scale = tf.sqrt(num_paths * tf.reduce_sum(gradients**2))
+        taken = True
+        for factor, equation in (
+            (self.input_factor, "nio,njo->ij"),
+            (self.output_factor, "nio,nip->op"),
+        ):
+            moment = tf.einsum(equation, gradients, gradients)
+            taken &= _average(factor, tf.math.divide_no_nan(moment, scale), decay)
+        return taken
 
     def update_eigenbasis(self, carry_diagonal=True):
         """Line 14: eigenvectors of A and G, in float64.
@@ -87,12 +107,9 @@ class KroneckerBlock:
         return taken
 
     def update_diagonal(self, a, g, decay):
-        """Line 12: moving average of D, from the pseudo-gradient of each path.
-
-        Arguments and result are those of `update_factors`.
-        """
-        per_path = tf.matmul(self._homogeneous(a), g, transpose_a=True)
-        rotated = tf.matmul(self.input_basis, per_path @ self.output_basis, transpose_a=True)
+        """Line 12: moving average of D. Arguments and result: `update_factors`."""
+        rotated = self._path_gradients(a, g) @ self.output_basis
+        rotated = tf.matmul(self.input_basis, rotated, transpose_a=True)
         return _average(self.diagonal, tf.reduce_mean(rotated**2, axis=0), decay)
 
     def precondition(self, gradients, damped):
@@ -102,6 +119,10 @@ class KroneckerBlock:
         rotated /= damped
         matrix = self.input_basis @ tf.matmul(rotated, self.output_basis, transpose_b=True)
         return [matrix[:-1], matrix[-1]] if self.use_bias else [matrix]
+
+    def _path_gradients(self, a, g):
+        """DW of each path, `[num_paths, inputs + 1, outputs]`."""
+        return tf.matmul(self._homogeneous(a), g, transpose_a=True)
 
     def _homogeneous(self, a):
         return tf.concat([a, tf.ones_like(a[..., :1])], axis=-1) if self.use_bias else a
@@ -123,6 +144,10 @@ class DiagonalBlock:
 
     def update_factors(self, a, g, decay, input_moment=None):
         """Nothing to do: there are no factors."""
+        return tf.constant(True)
+
+    def update_factors_by_path(self, a, g, decay):
+        """Nothing to do either."""
         return tf.constant(True)
 
     def update_eigenbasis(self, carry_diagonal=True):
