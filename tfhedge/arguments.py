@@ -134,7 +134,7 @@ def add_experiment(commands):
     )
     left_out = [*OPTIMIZER_SETTINGS, "optimizer", "target_loss", "test_paths"]
     # Trades are what the paper's policy decides on.
-    add_search(parser, presets_with(steps=3000, controls="trades", validate_every=20), left_out)
+    add_search(parser, presets_with(steps=3000, controls="trades", validate_every=60), left_out)
     return parser
 
 

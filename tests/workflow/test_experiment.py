@@ -50,7 +50,7 @@ def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys)
         assert {"processor", "tensorflow", "python"} <= run["machine"].keys()
         history = run["history"]
         steps = history["step"]
-        assert steps[-1] == (6 if name == "adam" else 2)
+        assert steps == ([2, 4, 6] if name == "adam" else [1, 2])
         assert {len(column) for column in history.values()} == {len(steps)}
         assert np.all(np.array(history["gradient_variance"]) > 0.0)
         assert np.all(np.diff(history["training_seconds"]) > 0.0)

@@ -213,8 +213,9 @@ class ExperimentConfig:
     """The settings of `tfhedge experiment optimizers`.
 
     Args:
-        run: The `RunConfig` of every run, but for the optimizer, its settings and the seed; its
-            steps are those of Adam, of which the others take a third.
+        run: The `RunConfig` of every run, but for the optimizer, its settings and the seed. Adam
+            takes its `steps` and validates every `validate_every`; the others, which need fewer,
+            take a third of the steps and validate three times as often, but not in the searches.
         trials: Number of points of an optimizer's grid to try.
         search_steps: Steps of a trial.
         seeds: Number of runs of each optimizer.
@@ -241,8 +242,9 @@ class ExperimentConfig:
 
     def run_of(self, optimizer):
         """The `RunConfig` of an optimizer as it stands."""
-        steps = self.run.steps if optimizer == "adam" else math.ceil(self.run.steps / 3)
-        return dataclasses.replace(self.run, optimizer=optimizer, steps=steps)
+        share = 1 if optimizer == "adam" else 3
+        steps, every = (math.ceil(x / share) for x in (self.run.steps, self.run.validate_every))
+        return dataclasses.replace(self.run, optimizer=optimizer, steps=steps, validate_every=every)
 
 
 def read_settings(path):
