@@ -120,9 +120,9 @@ class Transcription:
         return (np.append(a, np.ones_like(a[..., :1]), axis=-1) if use_bias else a), g
 
     def update_factors(self, layer, a, g, plain_mean):
-        beta = min(self.options["factor_decay"], plain_mean)
         if LAYERS[layer][1] is None:
             return
+        beta = min(self.options["factor_decay"], plain_mean)
         per_path = [a_n.T @ g_n for a_n, g_n in zip(a, g, strict=True)]
         scale = np.sqrt(np.mean([np.sum(DW**2) for DW in per_path]))
         for factors, moments in (

@@ -74,14 +74,11 @@ class KroneckerBlock:
         gradients = self._path_gradients(a, g)
         num_paths = tf.cast(tf.shape(gradients)[0], gradients.dtype)
         scale = tf.sqrt(num_paths * tf.reduce_sum(gradients**2))
-        taken = True
-        for factor, equation in (
-            (self.input_factor, "nio,njo->ij"),
-            (self.output_factor, "nio,nip->op"),
-        ):
-            moment = tf.einsum(equation, gradients, gradients)
-            taken &= _average(factor, tf.math.divide_no_nan(moment, scale), decay)
-        return taken
+        scaled = tf.math.divide_no_nan(gradients, scale)
+        taken = _average(self.input_factor, tf.einsum("nio,njo->ij", scaled, gradients), decay)
+        return taken & _average(
+            self.output_factor, tf.einsum("nio,nip->op", scaled, gradients), decay
+        )
 
     def update_eigenbasis(self, carry_diagonal=True):
         """Line 14: eigenvectors of A and G, in float64.
