@@ -8,7 +8,7 @@ from tfhedge import files
 from tfhedge.workflow import config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small():
     """Options of a small problem; the last of the ten batches of an epoch has 24 paths."""
     return (

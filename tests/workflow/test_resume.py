@@ -2,9 +2,9 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -34,23 +34,45 @@ def checkpoint(folder):
         return json.loads(arrays.pop("history").item()), arrays
 
 
+def assert_same_run(parts, whole):
+    (_, arrays), (_, expected) = checkpoint(parts), checkpoint(whole)
+    assert arrays.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+    assert history(parts) == history(whole)
+
+
+@pytest.fixture(scope="session")
+def options(small):
+    """Options of a run, but for its optimizer."""
+    return [*small, *"--test-paths 64 --steps 15 --seed 5 --optimizer".split()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(options, tmp_path_factory):
+    """Makes a run that nothing interrupts, once for each optimizer, and returns its folder."""
+
+    @functools.cache
+    def train(optimizer):
+        folder = tmp_path_factory.mktemp("whole") / optimizer
+        assert cli.main(["train", "--out", str(folder), *options, optimizer]) == 0
+        return folder
+
+    return train
+
+
 @pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
-def test_a_run_goes_on_bit_for_bit(optimizer, small, tmp_path, interrupt):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = [*small, *("--test-paths 64 --steps 15 --seed 5 --optimizer".split()), optimizer]
-    assert cli.main(["train", "--out", str(whole), *options]) == 0
+def test_a_run_goes_on_bit_for_bit(optimizer, options, whole_run, tmp_path, interrupt):
+    whole, parts = whole_run(optimizer), tmp_path / "parts"
     interrupt(write=6)
-    assert cli.main(["train", "--out", str(parts), *options]) == 130
+    assert cli.main(["train", "--out", str(parts), *options, optimizer]) == 130
     rows, _ = checkpoint(parts)
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10]
     assert not (parts / "summary.json").exists()
 
     assert cli.main(["train", "--resume", str(parts)]) == 0
-    assert history(parts) == history(whole)
-    (rows, arrays), (_, expected) = checkpoint(parts), checkpoint(whole)
-    assert arrays.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+    assert_same_run(parts, whole)
+    rows, _ = checkpoint(parts)
     for name in ("seconds", "training_seconds"):
         assert np.all(np.diff([row[name] for row in rows]) > 0.0)
     summary, other = (json.loads((x / "summary.json").read_text()) for x in (parts, whole))
@@ -86,47 +108,44 @@ def test_what_cannot_go_on_is_said_in_one_line(contents, options, complaint, tmp
     assert complaint in refusal(["train", "--resume", str(folder), *options])
 
 
-def weights(folder):
-    with np.load(folder / "checkpoint.npz") as file:
-        return {name: x for name, x in file.items() if name != "history"}
+def begin(options):
+    """Begins a run in a process of its own."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "tfhedge.cli", "train", *options], **quiet)
 
 
-def killed_and_continued(kills, small, tmp_path):
-    """Checks that a run killed at random moments ends with the weights of one that was not."""
-    command = [sys.executable, "-m", "tfhedge.cli", "train"]
-    options = [*small, *"--steps 12 --test-paths 64 --seed 5".split()]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    began = time.monotonic()
-    subprocess.run([*command, "--out", str(whole), *options], check=True, capture_output=True)
-    seconds = time.monotonic() - began
-
-    rng = random.Random(0)
-    for _ in range(kills):
-        if not (parts / "config.json").exists():
-            start = ["--out", str(parts), *options]
-        elif (parts / "summary.json").exists():
-            break
-        else:
-            start = ["--resume", str(parts)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*command, *start], **quiet)
-        time.sleep(rng.uniform(0.0, seconds))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    if not (parts / "summary.json").exists():
-        subprocess.run([*command, "--resume", str(parts)], check=True, capture_output=True)
-    for name, value in weights(whole).items():
-        np.testing.assert_array_equal(weights(parts)[name], value, err_msg=name)
-    assert history(parts) == history(whole)
-
-
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(small, tmp_path):
-    killed_and_continued(2, small, tmp_path)
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(options, whole_run, tmp_path):
+    parts = tmp_path / "parts"
+    process = begin(["--out", str(parts), *options, "dh-kfac"])
+    while not (parts / CHECKPOINT_FILE).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert cli.main(["train", "--resume", str(parts)]) == 0
+    assert_same_run(parts, whole_run("dh-kfac"))
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_many_times_ends_as_if_it_had_not_been(small, tmp_path):
-    killed_and_continued(20, small, tmp_path)
+def test_a_run_that_is_killed_many_times_ends_as_if_it_had_not_been(options, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    began = time.monotonic()
+    assert begin(["--out", str(whole), *options, "dh-kfac"]).wait() == 0
+    seconds = time.monotonic() - began
+
+    rng = random.Random(0)
+    for _ in range(20):
+        begun = (parts / "config.json").exists()
+        more = ["--resume", str(parts)] if begun else ["--out", str(parts), *options, "dh-kfac"]
+        process = begin(more)
+        time.sleep(rng.uniform(0.0, seconds))
+        process.kill()
+        process.wait()
+        if (parts / "summary.json").exists():
+            break
+    else:
+        assert begin(["--resume", str(parts)]).wait() == 0
+    assert_same_run(parts, whole)
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -153,10 +172,8 @@ def test_a_run_ends_at_its_target_or_after_its_steps():
     assert stop.verdict(20, float("nan")) == "diverged"
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(small, tmp_path):
-    folder = tmp_path / "run"
-    options = ["train", *small, "--steps", "2", "--test-paths", "64", "--out", str(folder)]
-    assert cli.main([*options, "--optimizer", "adam"]) == 0
+def test_a_checkpoint_of_another_optimizer_is_refused(whole_run):
+    folder = whole_run("adam")
     config = dataclasses.replace(read_settings(folder / CONFIG_FILE), optimizer="dh-kfac")
     hedger = make_hedger(config)
     with pytest.raises(

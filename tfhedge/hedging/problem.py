@@ -205,12 +205,13 @@ class HedgingProblem:
         checks.positive_integer("batch_size", batch_size)
         num_full, rest = divmod(num_paths, batch_size)
         checks.one_of("first_batch", first_batch, range(num_full + bool(rest)))
+        as_it_is = tf.autograph.experimental.do_not_convert  # else a second goes to rewriting it
         batches = tf.data.Dataset.range(first_batch, num_full).map(
-            lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size)
+            as_it_is(lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size))
         )
         if rest:
             last = tf.data.Dataset.from_tensors(tf.constant(num_full * batch_size, tf.int64))
-            last = last.map(lambda first_path: self.episodes(rest, seed, first_path))
+            last = last.map(as_it_is(lambda first_path: self.episodes(rest, seed, first_path)))
             batches = batches.concatenate(last) if num_full else last
         return batches.prefetch(1)
 
