@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
-from tfhedge.curvature.kronecker import KroneckerBlock
+from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
@@ -45,7 +45,7 @@ class FactorsByStep(th.DHKFAC):
     """A and G of eq. (8), which take each time step by itself."""
 
     def _update_factors(self, block, a, g, decay):
-        return block.update_factors(a, g, decay)
+        return block.update_factors_by_step(second_moment(homogeneous(a)), g, decay)
 
 
 class IdentityG(th.DHKFAC):

@@ -14,7 +14,7 @@ import scipy.linalg
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from tfhedge.curvature.kronecker import KroneckerBlock, shrink
+from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment, shrink
 
 NUM_STEPS, NUM_INPUTS, NUM_OUTPUTS = 4, 3, 2
 LAGS = np.abs(np.subtract.outer(np.arange(NUM_STEPS), np.arange(NUM_STEPS)))  # |t - s|
@@ -28,8 +28,10 @@ def new_state(shape, initializer, name):
 def new_block(a, g, by_path=False):
     """The block of a layer without bias, once it has seen one sample."""
     block = KroneckerBlock((a.shape[-1], g.shape[-1]), False, new_state)
-    update_factors = block.update_factors_by_path if by_path else block.update_factors
-    update_factors(a, g, 0.0)
+    if by_path:
+        block.update_factors_by_path(a, g, 0.0)
+    else:
+        block.update_factors_by_step(second_moment(homogeneous(a)), g, 0.0)
     block.update_eigenbasis()
     block.update_diagonal(a, g, 0.0)
     return block
@@ -135,11 +137,11 @@ def test_factors_by_path_are_exact_whatever_the_memory(correlation):
     assert_allclose(from_eigenbasis(block, block.diagonal), dense, **EXACT)
 
 
-def test_slow_rows_turn_the_basis_of_eq_8_only():
-    """Of inputs, one has memory and the other is larger; pseudo-gradients all have memory.
+def test_eq_8_misses_the_basis_where_memories_differ():
+    """Inputs are noise, and one of them has a part with memory; so do all pseudo-gradients.
 
-    In the sum over time the slow one counts for more, which eq. (8) does not see: the eigenvectors
-    are others, and even the best diagonal in its basis misses what is off it.
+    In the sum over time that part counts for more, which eq. (8) does not see: the eigenvectors are
+    others, and even the best diagonal in its basis misses what is off it.
     """
     fast, slow = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 0.1]])
     A = autoregressive(0.0, fast) + autoregressive(0.95, slow)

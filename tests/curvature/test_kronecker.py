@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, shrink
+from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, second_moment, shrink
 
 NUM_PATHS, NUM_STEPS, NUM_INPUTS, NUM_OUTPUTS = 6, 5, 3, 2
 with_and_without_bias = pytest.mark.parametrize("use_bias", [False, True])
@@ -70,9 +70,9 @@ def preconditioned(block, matrix, shrinkage):
 def test_factors_are_moving_averages_of_second_moments(use_bias):
     block = kronecker_block(use_bias)
     factors = [np.zeros(block.input_factor.shape), np.zeros(block.output_factor.shape)]
-    for decay, sample in zip([0.0, 0.5, 0.95], samples(3), strict=True):
-        block.update_factors(*sample, decay)
-        for i, x in enumerate([homogeneous(sample[0], use_bias), sample[1]]):
+    for decay, (a, g) in zip([0.0, 0.5, 0.95], samples(3), strict=True):
+        assert block.update_factors_by_step(second_moment(homogeneous(a, True)), g, decay)
+        for i, x in enumerate([homogeneous(a, use_bias), g]):
             moments = [[np.outer(x_t, x_t) for x_t in path] for path in x]
             moment = np.sum(np.mean(moments, axis=0), axis=0) / np.sqrt(NUM_STEPS)
             factors[i] = decay * factors[i] + (1.0 - decay) * moment
@@ -107,7 +107,7 @@ def test_factors_by_path_of_a_layer_without_influence_are_zero():
 @with_and_without_bias
 def test_bases_are_eigenvectors_of_the_factors(use_bias):
     block = kronecker_block(use_bias)
-    block.update_factors(*next(samples(1)), 0.0)
+    block.update_factors_by_path(*next(samples(1)), 0.0)
     block.update_eigenbasis()
     for factor, vectors in (
         (block.input_factor, block.input_basis),
@@ -120,12 +120,24 @@ def test_bases_are_eigenvectors_of_the_factors(use_bias):
         assert_allclose(rotated, np.diag(values), rtol=0, atol=1e-12 * values.max())
 
 
+def test_a_basis_that_is_not_finite_is_not_taken(monkeypatch):
+    block, sample = kronecker_block(False), next(samples(1))
+    block.update_factors_by_path(*sample, 0.0)
+    assert block.update_eigenbasis()
+    block.update_diagonal(*sample, 0.0)
+    before = basis(block), block.diagonal.numpy()
+    monkeypatch.setattr(tf.linalg, "eigh", lambda x: (x[0], np.nan * x))
+    assert not block.update_eigenbasis()
+    assert_allclose(basis(block), before[0], rtol=1e-14)
+    assert_allclose(block.diagonal, before[1], rtol=1e-12)
+
+
 @with_and_without_bias
 def test_diagonal_is_that_of_the_dense_block_in_the_eigenbasis(use_bias):
     """The best diagonal in any basis, eq. (10), here a moving average of it."""
     block, expected = kronecker_block(use_bias), 0.0
     for decay, (a, g) in zip([0.0, 0.7], samples(2), strict=True):
-        block.update_factors(a, g, decay)
+        block.update_factors_by_path(a, g, decay)
         if decay == 0.0:
             block.update_eigenbasis()
         block.update_diagonal(a, g, decay)
@@ -138,11 +150,11 @@ def test_diagonal_is_that_of_the_dense_block_in_the_eigenbasis(use_bias):
 @with_and_without_bias
 def test_diagonal_is_carried_over_to_a_new_basis(use_bias):
     block, (first, second) = kronecker_block(use_bias), samples(2)
-    block.update_factors(*first, 0.0)
+    block.update_factors_by_path(*first, 0.0)
     block.update_eigenbasis()
     block.update_diagonal(*first, 0.0)
     before = basis(block) @ np.diag(np.ravel(block.diagonal)) @ basis(block).T
-    block.update_factors(*second, 0.5)
+    block.update_factors_by_path(*second, 0.5)
     block.update_eigenbasis()
     expected = np.diag(basis(block).T @ before @ basis(block))
     assert_allclose(np.ravel(block.diagonal), expected, rtol=1e-10)
@@ -153,7 +165,7 @@ def test_diagonal_is_carried_over_to_a_new_basis(use_bias):
 @pytest.mark.parametrize("shrinkage", [5e-4, 0.3, 1.0])
 def test_precondition_multiplies_by_the_dense_inverse(use_bias, shrinkage):
     block, sample = kronecker_block(use_bias), next(samples(1))
-    block.update_factors(*sample, 0.0)
+    block.update_factors_by_path(*sample, 0.0)
     block.update_eigenbasis()
     block.update_diagonal(*sample, 0.0)
     matrix = np.random.default_rng(1).normal(size=block.diagonal.shape)
@@ -172,7 +184,7 @@ def test_one_step_with_independent_inputs_and_pseudo_gradients_is_exact(use_bias
     dense = dense_block(homogeneous(a, use_bias), g)
 
     block = kronecker_block(use_bias)
-    block.update_factors(a, g, 0.0)
+    block.update_factors_by_path(a, g, 0.0)
     block.update_eigenbasis()
     block.update_diagonal(a, g, 0.0)
     assert_allclose(np.kron(block.input_factor, block.output_factor), dense, rtol=1e-10, atol=1e-12)
@@ -186,7 +198,7 @@ def test_one_step_with_independent_inputs_and_pseudo_gradients_is_exact(use_bias
 def test_diagonal_block_is_the_diagonal_of_the_dense_block():
     block, expected = DiagonalBlock(NUM_INPUTS, add_variable), 0.0
     for decay, (a, g) in zip([0.0, 0.7], samples(2, num_outputs=NUM_INPUTS), strict=True):
-        block.update_factors(a, g, decay)
+        block.update_factors_by_path(a, g, decay)
         block.update_eigenbasis()
         block.update_diagonal(a, g, decay)
         expected = decay * expected + (1.0 - decay) * np.mean(np.sum(a * g, axis=1) ** 2, axis=0)

@@ -105,7 +105,7 @@ def curvature_blocks(policy, curvature):
             block = KroneckerBlock(layer.kernel.shape, True, new_state)
         else:
             block = DiagonalBlock(layer.scale.shape[0], new_state)
-        block.update_factors(a, g, 0.0)
+        block.update_factors_by_path(a, g, 0.0)
         block.update_eigenbasis()
         block.update_diagonal(a, g, 0.0)
         yield layer, block

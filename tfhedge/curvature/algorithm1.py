@@ -23,12 +23,12 @@ class Algorithm1(KroneckerOptimizer):
         eta     = min( sqrt(rho_TR / sum_l <V_l^pre, V_l>), eta^max ),    rho_TR <- beta^TR rho_TR,
         V_l^avg <- beta^mom V_l^avg + V_l^pre,        W_l <- W_l - eta V_l^avg.
 
-    What the paper leaves open is how it starts: A, G, their eigenvectors and D in this basis are
-    those of a first sample of several paths, before the first step; the average of the gradients
-    is zero. What they start at fades over a hundred steps, and from a single path or from the
-    identity the algorithm diverges within ten. To each first D comes rho times the mean D of all
-    layers: the last layer starts small, and with it the D of all layers before, which without that
-    would change by more than their size unless eta^max is so small that the others hardly move.
+    What the paper leaves open is how it starts. The first A is that of the first batch, G and D
+    those of a sample of several paths, in the eigenvectors of A and G; lines 4 to 12 of the first
+    step follow, and the average of the gradients is zero. A start fades over a hundred steps, and
+    that of a single path is mostly noise. To each first D comes rho times the mean D of all layers:
+    the last layer starts small, and with it the D of all layers before, which without that would
+    change by more than their size unless eta^max is so small that the others hardly move.
     D is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
     eta^max, which it does not print.
 
@@ -48,7 +48,7 @@ class Algorithm1(KroneckerOptimizer):
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
             the loss.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients.
-        num_initial_paths: Number of paths in the first sample, where A, G, D and the bases start.
+        num_initial_paths: Number of paths in the sample where G and D start.
         seed: Seed of the pseudo-gradients.
         name: Name of the optimizer.
 
@@ -106,7 +106,7 @@ class Algorithm1(KroneckerOptimizer):
         """The first A, G and D, with D in the eigenbases of A and G."""
         taken = []
         for block, moment, a, g in self._layers(curvature, self.num_initial_paths):
-            taken.append(block.update_factors(a, g, 0.0, moment))
+            taken.append(block.update_factors_by_step(moment, g, 0.0))
             taken.append(block.update_eigenbasis(carry_diagonal=False))
             taken.append(block.update_diagonal(a, g, 0.0))
         added = self.shrinkage * self.mean_eigenvalue()
@@ -118,7 +118,7 @@ class Algorithm1(KroneckerOptimizer):
         """Lines 4 to 12."""
         taken = []
         for block, moment, a, g in self._layers(curvature, self.num_curvature_paths):
-            taken.append(block.update_factors(a, g, self.factor_decay, moment))
+            taken.append(block.update_factors_by_step(moment, g, self.factor_decay))
             taken.append(block.update_diagonal(a, g, self.diagonal_decay))
         return tf.reduce_all(taken)
 
@@ -132,7 +132,7 @@ class Algorithm1(KroneckerOptimizer):
         """Lines 15 to 23."""
         direction = self.precondition(gradients)
         radius = self.trust_region_now()
-        length = tf.sqrt(tf.math.divide_no_nan(radius, inner(direction, gradients)))
+        length = tf.sqrt(radius / inner(direction, gradients))  # infinite at a stationary point
         eta = tf.minimum(length, tf.cast(self.learning_rate, length.dtype))
         average = [
             self.momentum * slot + v for slot, v in zip(self.momentums, direction, strict=True)

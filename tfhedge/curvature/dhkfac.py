@@ -12,7 +12,7 @@ _FADING = 0.9
 
 @keras.saving.register_keras_serializable("tfhedge")
 class DHKFAC(KroneckerOptimizer):
-    r"""KFAC for Deep Hedging: Algorithm 1, with the step length from the exact quadratic model.
+    r"""KFAC for Deep Hedging, with the step length from the exact quadratic model.
 
     Let g be the gradient of the loss and B the Gauss-Newton matrix J' H_u J of eq. (12). One step
 
@@ -49,8 +49,8 @@ class DHKFAC(KroneckerOptimizer):
     of which the second holds the inner layers back until the last one has grown. Were it to stay,
     they would learn too slowly.
 
-    A and G are the second moments of the rows and the columns of DW, and so know that a policy's
-    trades add up over time, where eq. (8) takes each time step by itself.
+    A and G hold the inner products of the rows and of the columns of DW, and so know that a
+    policy's trades add up over time, where eq. (8) takes each time step by itself.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
@@ -157,7 +157,7 @@ class DHKFAC(KroneckerOptimizer):
         )
 
     def _update_factors(self, block, a, g, decay):
-        """Lines 5 and 11, from the gradients of the paths."""
+        """Lines 5 and 11, from the pseudo-gradients of whole paths."""
         return block.update_factors_by_path(a, g, decay)
 
     def shrinkage_target(self, block):
@@ -182,8 +182,7 @@ class DHKFAC(KroneckerOptimizer):
 
         radius = self.trust_region_now() * curvature.loss_scale
         curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
-        shortened = tf.sqrt(tf.math.divide_no_nan(radius, curved))
-        coefficients *= tf.where(curved > 0.0, tf.minimum(shortened, 1.0), tf.ones_like(curved))
+        coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
 
         update = [
             coefficients[0] * v + coefficients[1] * p

@@ -12,7 +12,7 @@ class KroneckerBlock:
         A = T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ],      G = T^(-1/2) sum_t E[ g_t g_t' ]
 
     of RNN-KFAC, eq. (8), which leaves out what a_t g_t' has to do with a_s g_s' at other times. The
-    gradients DW of the paths, which know of it, give others, as in Shampoo,
+    pseudo-gradients DW of whole paths, which know of it, give others, as in Shampoo,
 
         A = E[DW DW'] / c,      G = E[DW' DW] / c,      c^2 = E|DW|^2.
 
@@ -20,12 +20,13 @@ class KroneckerBlock:
 
         D = E[ (Q_A' DW Q_G)^2 ],
 
-    and shrunk towards its mean, eq. (11), when a gradient V is preconditioned (lines 17 to 19):
+    and a gradient V is preconditioned by what is made of D by damping (lines 17 and 19):
 
-        Q_A ( (Q_A' V Q_G) / ((1 - rho) D + rho mean(D)) ) Q_G'.
+        Q_A ( (Q_A' V Q_G) / damped D ) Q_G'.
 
-    All expectations are exponential moving averages. When the eigenbases change, D moves
-    along: it becomes the diagonal, in the new basis, of the matrix that it stood for in the old.
+    A, G and D are exponential moving averages over the samples, and c is that of each sample. When
+    the eigenbases change, D moves along: it becomes the diagonal, in the new basis, of the matrix
+    that it stood for in the old.
 
     Matrices are laid out as Keras kernels, `[inputs, outputs]`, with the bias as last row.
 
@@ -49,29 +50,35 @@ class KroneckerBlock:
         self.diagonal = add_variable((num_inputs, num_outputs), "zeros", "diagonal")
         self.treatment = f"Kronecker, {num_inputs} x {num_outputs}"
 
-    def update_factors(self, a, g, decay, input_moment=None):
+    def update_factors_by_step(self, input_moment, g, decay):
         """Lines 5 and 11: moving averages of A and G, eq. (8).
 
         Args:
-            a: Layer inputs, `[num_paths, num_steps, inputs]`.
+            input_moment: T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ], `[inputs + 1, inputs + 1]`; its
+                paths need not be those of the sample.
             g: Pseudo-gradients, `[num_paths, num_steps, outputs]`.
             decay: Weight of the past.
-            input_moment: T^(-1/2) sum_t E[ [a_t; 1] [a_t; 1]' ] over other paths than the sample's,
-                `[inputs + 1, inputs + 1]`.
 
         Returns:
             Whether the new values were finite, and were taken in.
         """
-        if input_moment is None:
-            input_moment = second_moment(self._homogeneous(a))
-        elif not self.use_bias:
+        if not self.use_bias:
             input_moment = input_moment[:-1, :-1]
         taken = _average(self.input_factor, input_moment, decay)
         return taken & _average(self.output_factor, second_moment(g), decay)
 
     def update_factors_by_path(self, a, g, decay):
-        """Moving averages of A and G from DW. Arguments and result: `update_factors`."""
-        gradients = self._path_gradients(a, g)
+        """Moving averages of A and G from DW.
+
+        Args:
+            a: Layer inputs, `[num_paths, num_steps, inputs]`.
+            g: Pseudo-gradients, `[num_paths, num_steps, outputs]`.
+            decay: Weight of the past.
+
+        Returns:
+            Whether the new values were finite, and were taken in.
+        """
+        gradients = self._pseudo_gradients(a, g)
         num_paths = tf.cast(tf.shape(gradients)[0], gradients.dtype)
         scale = tf.sqrt(num_paths * tf.reduce_sum(gradients**2))
         scaled = tf.math.divide_no_nan(gradients, scale)
@@ -104,8 +111,8 @@ class KroneckerBlock:
         return taken
 
     def update_diagonal(self, a, g, decay):
-        """Line 12: moving average of D. Arguments and result: `update_factors`."""
-        rotated = self._path_gradients(a, g) @ self.output_basis
+        """Line 12: moving average of D. Arguments and result: `update_factors_by_path`."""
+        rotated = self._pseudo_gradients(a, g) @ self.output_basis
         rotated = tf.matmul(self.input_basis, rotated, transpose_a=True)
         return _average(self.diagonal, tf.reduce_mean(rotated**2, axis=0), decay)
 
@@ -117,16 +124,13 @@ class KroneckerBlock:
         matrix = self.input_basis @ tf.matmul(rotated, self.output_basis, transpose_b=True)
         return [matrix[:-1], matrix[-1]] if self.use_bias else [matrix]
 
-    def _path_gradients(self, a, g):
+    def _pseudo_gradients(self, a, g):
         """DW of each path, `[num_paths, inputs + 1, outputs]`."""
-        return tf.matmul(self._homogeneous(a), g, transpose_a=True)
-
-    def _homogeneous(self, a):
-        return tf.concat([a, tf.ones_like(a[..., :1])], axis=-1) if self.use_bias else a
+        return tf.matmul(homogeneous(a) if self.use_bias else a, g, transpose_a=True)
 
 
 class DiagonalBlock:
-    """The block of a layer s_t = w * a_t, elementwise: a diagonal, with the same shrinkage.
+    """The block of a layer s_t = w * a_t, elementwise: a diagonal.
 
     It answers to the methods of `KroneckerBlock`; its eigenbasis is the one it has.
 
@@ -139,7 +143,7 @@ class DiagonalBlock:
         self.diagonal = add_variable((size,), "zeros", "diagonal")
         self.treatment = "diagonal"
 
-    def update_factors(self, a, g, decay, input_moment=None):
+    def update_factors_by_step(self, input_moment, g, decay):
         """Nothing to do: there are no factors."""
         return tf.constant(True)
 
@@ -172,6 +176,11 @@ def shrink(diagonal, intensity, target):
     """
     shrunk = (1.0 - intensity) * diagonal + intensity * target
     return tf.where(target > 0.0, shrunk, tf.ones_like(shrunk))
+
+
+def homogeneous(a):
+    """The inputs with a coordinate of ones for the bias, [a_t; 1]."""
+    return tf.concat([a, tf.ones_like(a[..., :1])], axis=-1)
 
 
 def second_moment(x):

@@ -50,8 +50,8 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     A step is rejected if new curvature or the update is not finite. That reaches neither the
     weights nor the averages; `rejected_steps` counts one more, and the intensity of the shrinkage
-    is multiplied by `damping`, which is raised tenfold and goes back to 1 over the steps that
-    follow.
+    is multiplied by `damping`, which is raised tenfold, until the intensity is 1, and goes back to
+    1 over the steps that follow.
 
     Args:
         learning_rate: In (0, 1], or a Keras schedule.
@@ -132,7 +132,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         self.step_size.assign(tf.where(healthy, tf.cast(step_size, tf.float32), 0.0))
         self.rejected_steps.assign_add(tf.where(healthy, 0.0, 1.0))
         factor = tf.cast(tf.where(healthy, _LESS_DAMPING, _MORE_DAMPING), self.damping.dtype)
-        self.damping.assign(tf.maximum(factor * self.damping, 1.0))
+        self.damping.assign(tf.clip_by_value(factor * self.damping, 1.0, 1.0 / self.shrinkage))
         for slot, value in zip(self.momentums, momentums, strict=True):
             slot.assign(tf.where(healthy, value, slot))
         super().apply([tf.where(healthy, u, tf.zeros_like(u)) for u in update], trainable_variables)

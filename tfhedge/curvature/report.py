@@ -14,9 +14,9 @@ class BlockReport:
         treatment: How: the sizes of its Kronecker factors, or `"diagonal"`.
         size: Number of weights.
         largest: Largest eigenvalue, the largest entry of D.
-        mean: Mean eigenvalue, the target of the shrinkage.
+        mean: Mean eigenvalue.
         smallest: Smallest eigenvalue.
-        condition: Ratio of the largest to the smallest eigenvalue after damping, eq. (11).
+        condition: Ratio of the largest to the smallest eigenvalue after damping.
     """
 
     weights: tuple[str, ...]
