@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import tfhedge as th
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.training.hedger import HedgeMetric
+from tfhedge.training.path_statistics import PathStatistics
 
 PROBLEM = th.HedgingProblem(
     market=th.Heston.from_paper(),
@@ -222,7 +223,13 @@ def test_dh_kfac_runs_without_a_graph():
 def test_all_of_it_may_be_float64():
     hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=4, num_blocks=1, dtype="float64"))
     hedger.compile(optimizer=th.DHKFAC())
-    history = hedger.fit(PROBLEM.dataset(256, 64), epochs=2, verbose=0).history
+    statistics = PathStatistics(PROBLEM.episodes(64, seed=1))
+    paths = PROBLEM.dataset(256, 64)
+    history = hedger.fit(paths, epochs=2, callbacks=[statistics], verbose=0).history
     assert history["loss"][1] < history["loss"][0]
+    assert np.all(np.array(history["gradient_variance"]) > 0.0)
+    report = hedger.evaluate_hedge(64, seed=1)
+    by_keras = hedger.evaluate(PROBLEM.dataset(64, 64, seed=1), verbose=0, return_dict=True)
+    assert report.statistics["learned"].loss == pytest.approx(by_keras["loss"], rel=1e-4)
     assert {w.dtype for w in hedger.trainable_weights} == {"float64"}
     assert {block.diagonal.dtype for block in hedger.optimizer.blocks} == {"float64"}

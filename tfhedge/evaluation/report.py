@@ -116,7 +116,7 @@ def evaluate_hedge(problem, policy, dataset):
 
     @tf.function(autograph=False, input_signature=[features_spec, *targets_spec])
     def outcomes(features, returns, payoff):
-        actions = policy(features)
+        actions = tf.cast(policy(features), returns.dtype)
         strategies = (tf.zeros_like(actions), actions * underlying_only, actions)
         return [(problem.pnl(u, returns, payoff), problem.cost(u)) for u in strategies]
 

@@ -19,7 +19,8 @@ from tfhedge.files import write_bytes, write_text
 class OptimizerStatistics(keras.callbacks.Callback):
     """Adds to the logs of each epoch how `DHKFAC` stands, for TensorBoard, CSVLogger and the like.
 
-    They are `step_size`, `momentum_used`, `trust_region` and `damping`, and for each layer
+    They are `step_size`, `trust_region` and `damping`, `momentum_used` unless it is that of
+    `DHKFAC.paper()`, which is constant, and for each layer
     `largest_eigenvalue_<layer>`, `mean_eigenvalue_<layer>` and `smallest_eigenvalue_<layer>` of its
     block, before damping, with the `condition_<layer>` after. Of other optimizers it says nothing.
 
@@ -150,9 +151,8 @@ class Stop(keras.callbacks.Callback):
             self._stop("steps")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Checks the validation loss, if there is one."""
-        loss = logs.get("val_loss", 0.0)
-        verdict = self.verdict(int(self.model.optimizer.iterations), loss)
+        """Checks the validation loss."""
+        verdict = self.verdict(int(self.model.optimizer.iterations), logs["val_loss"])
         if verdict == "diverged" or (verdict and self.reason is None):
             self._stop(verdict)
 
@@ -176,9 +176,10 @@ class Stop(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps what `restore` needs in a file, at each validation of a run that was not interrupted.
+    """Keeps what `restore` needs in a file, at each validation.
 
-    An interrupted run is continued from the validation before, as if nothing had happened.
+    A run that was interrupted is continued from the validation before, as if nothing had happened;
+    and of one that diverged the last state is kept that had not.
 
     Args:
         path: The file, a `pathlib.Path`.
@@ -194,7 +195,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the weights, the state of the optimizer and the history."""
-        if self.stop.reason == "interrupted":
+        if self.stop.reason in ("interrupted", "diverged"):
             return
         state = {}
         self.model.optimizer.save_own_variables(state)
@@ -216,7 +217,7 @@ def restore(path, hedger):
         The rows of the history.
 
     Raises:
-        ValueError: If it is the checkpoint of another optimizer, or of another version of it.
+        ValueError: If it is the checkpoint of an optimizer with other variables.
     """
     with np.load(path) as arrays:
         prefix = "optimizer_"

@@ -198,6 +198,7 @@ class DeepHedger(keras.Model):
         """
         if not self._compiles_policy:
             return self(features)
+        features = tf.cast(features, self.policy.variable_dtype)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
@@ -288,7 +289,7 @@ class DeepHedger(keras.Model):
     def predict_step(self, data):
         """The actions of one batch."""
         features, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.actions(tf.cast(features, self.policy.variable_dtype), differentiable=False)
+        return self.actions(features, differentiable=False)
 
     def evaluate_hedge(self, num_paths=20_000, seed=(0, 2), batch_size=2048):
         """Compares the policy with no hedge and with itself without its option trades.

@@ -44,8 +44,9 @@ class PathStatistics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the statistics to the logs."""
-        features, (returns, payoff) = self.episodes
-        statistics = self._compiled(features, returns, payoff)
+        dtype = self.model.policy.variable_dtype
+        episodes = (tf.cast(x, dtype) for x in tf.nest.flatten(self.episodes))
+        statistics = self._compiled(*episodes)
         logs.update({name: float(value) for name, value in statistics.items()})
 
     def statistics(self, features, returns, payoff):
