@@ -202,7 +202,7 @@ def test_training_stops_at_the_target(tmp_path):
 
 
 @pytest.mark.parametrize("steps", ["1", "20"])
-def test_divergence_is_said_and_not_hidden(steps, tmp_path, capsys):
+def test_divergence_is_said_and_not_hidden(steps, tmp_path, capsys, refusal):
     options = ("--optimizer", "adam", "--learning-rate", "1e30", "--steps", steps)
     assert train(tmp_path / "run", *options) == 1
     assert "diverged" in capsys.readouterr().err
@@ -210,6 +210,8 @@ def test_divergence_is_said_and_not_hidden(steps, tmp_path, capsys):
     assert summary["stopped_by"] == "diverged"
     assert "loss" not in summary
     assert not (tmp_path / "run" / "saved_model").exists()
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()  # none that had not diverged
+    assert "which diverged" in refusal(["compare", str(tmp_path / "run")])
 
 
 def test_ctrl_c_leaves_a_usable_folder(tmp_path):
@@ -238,6 +240,10 @@ def test_ctrl_c_leaves_a_usable_folder(tmp_path):
     assert 0 < summary["steps"] < 99999
     assert np.isfinite(summary["loss"])
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
+    hedger, its_summary = load_run(folder)  # as it was at the last validation
+    step = int(hedger.optimizer.iterations)
+    assert summary["steps"] - 2 <= step <= summary["steps"]
+    assert its_summary == (summary if step == summary["steps"] else None)
 
 
 def test_calibrate_offers_the_weights_there_are():

@@ -134,6 +134,9 @@ def train(parser, options):
         except ConnectionError as error:
             print(f"{parser.prog}: {error}; --resume {folder} goes on", file=sys.stderr)
             return 1
+        except RuntimeError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 1
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
         print(f"tfhedge train: training diverged, the loss is not finite; {done}", file=sys.stderr)

@@ -1,5 +1,6 @@
-"""Files that a reader sees whole, old or new, and never a half."""
+"""Files that a reader sees whole, old or new, and never a half; and locks on their folders."""
 
+import fcntl
 import json
 import os
 
@@ -41,3 +42,31 @@ def create_json(path, value):
         os.link(draft, path)
     finally:
         draft.unlink()
+
+
+class Lock:
+    """A lock on a folder, which goes with the process that holds it.
+
+    Args:
+        folder: A `pathlib.Path`, made if it is not there.
+        wait: Whether to wait for another process that holds it.
+
+    Attributes:
+        held: Whether this process holds it.
+    """
+
+    def __init__(self, folder, wait=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.held = True
+        except BlockingIOError:
+            self.file.close()
+            self.held = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()

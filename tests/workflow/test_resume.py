@@ -79,7 +79,7 @@ def test_a_run_goes_on_bit_for_bit(optimizer, options, whole_run, tmp_path, inte
     assert summary.pop("seconds") > rows[-1]["seconds"] > rows[-1]["training_seconds"]
     assert other.pop("seconds") > 0.0
     assert summary == other
-    assert not list(parts.glob(".*"))
+    assert [path.name for path in parts.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,21 @@ def test_what_cannot_go_on_is_said_in_one_line(contents, options, complaint, tmp
         for name, text in contents.items():
             (folder / name).write_text(text)
     assert complaint in refusal(["train", "--resume", str(folder), *options])
+
+
+def test_a_run_goes_on_by_the_same_optimizer_or_not_at_all(options, tmp_path, interrupt, capsys):
+    folder = tmp_path / "run"
+    interrupt(write=2)
+    assert cli.main(["train", "--out", str(folder), *options, "adam"]) == 130
+    settings = json.loads((folder / "optimizer.json").read_text())
+    settings["config"]["beta_1"] = 0.8  # as if that had been the default then
+    files.write_json(folder / "optimizer.json", settings)
+    assert cli.main(["train", "--resume", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert "by another optimizer: config.beta_1 is 0.8 there and 0.9 here" in error
+    with files.Lock(folder):
+        assert cli.main(["train", "--resume", str(folder)]) == 1
+    assert "another process trains in" in capsys.readouterr().err
 
 
 def begin(options):

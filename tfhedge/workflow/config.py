@@ -125,8 +125,12 @@ class RunConfig:
         "half, three quarters and the end; none, the underlying alone",
         GRIDS,
     )
-    spot_cost: float = _setting(CLAIM, 1e-4, "cost of trading one unit of the underlying")
-    option_cost: float = _setting(CLAIM, 1e-2, "cost of trading one option")
+    spot_cost: float = _setting(
+        CLAIM, 1e-4, "cost of trading one unit of the underlying, as a share of its initial price"
+    )
+    option_cost: float = _setting(
+        CLAIM, 1e-2, "cost of trading one option on such a unit, likewise"
+    )
     risk_aversion: float = _setting(CLAIM, 1000.0, "weight gamma of the variance in the loss")
 
     def __post_init__(self):

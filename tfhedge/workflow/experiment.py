@@ -13,7 +13,14 @@ from tfhedge.evaluation import figures
 from tfhedge.files import write_json, write_text
 from tfhedge.training.path_statistics import PathStatistics
 from tfhedge.workflow.machine import machine
-from tfhedge.workflow.run import VALIDATION, fit, make_hedger, open_folder, training_batches
+from tfhedge.workflow.run import (
+    VALIDATION,
+    fit,
+    locked,
+    make_hedger,
+    open_folder,
+    training_batches,
+)
 from tfhedge.workflow.sweep import sweep
 
 # The optimizers as figures and tables name them.
@@ -49,7 +56,8 @@ def compare_optimizers(config, folder, only=None):
         Adam, `target` and `comparison` are None.
 
     Raises:
-        RuntimeError: If every trial of an optimizer diverged.
+        RuntimeError: If every trial of an optimizer diverged, or another process is at one of the
+            runs, or a run began with another optimizer.
     """
     names = [only] if only else list(LABELS)
     runs = {name: search(config, name, folder) for name in names}
@@ -128,7 +136,8 @@ def run_seed(config, folder, make=make_hedger, with_statistics=False):
     if with_statistics:
         episodes = hedger.problem.episodes(config.batch_size, (0, VALIDATION))
         callbacks.append(PathStatistics(episodes))
-    history, stop = fit(hedger, config, folder, callbacks)
+    with locked(folder):
+        history, stop = fit(hedger, config, folder, callbacks)
     summary = {
         "seed": config.seed,
         "stopped_by": stop.reason,

@@ -1,5 +1,6 @@
 """A training run from its settings to its folder."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ from tfhedge import checks
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE, histogram
-from tfhedge.files import create_json, write_json
+from tfhedge.files import Lock, create_json, write_json
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
@@ -150,6 +151,21 @@ def open_folder(folder, config):
         raise ValueError(f"{folder} holds the results of other settings: {differing}")
 
 
+def record_optimizer(folder, optimizer):
+    """Keeps all settings of a run's optimizer in `optimizer.json`, or compares them.
+
+    Raises:
+        RuntimeError: If the run began with others, as with the defaults of another version.
+    """
+    path = folder / "optimizer.json"
+    settings = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    del settings["config"]["name"]  # Keras counts them
+    if not path.exists():
+        write_json(path, settings)
+    elif differing := differences(json.loads(path.read_text()), settings):
+        raise RuntimeError(f"{folder} holds a run by another optimizer: {differing}")
+
+
 def copy_checkpoint(source, target):
     """Copies the checkpoint of a run to another folder, if there is one."""
     if (source / CHECKPOINT_FILE).exists():
@@ -173,16 +189,21 @@ def load_run(folder):
         folder: The run's folder, a `pathlib.Path`.
 
     Returns:
-        A compiled `DeepHedger`, and the contents of `summary.json`, None if there is none.
+        A compiled `DeepHedger`, and the contents of `summary.json`, None if there is none of it.
 
     Raises:
-        ValueError: If the folder holds something else.
+        ValueError: If the folder holds something else, or a run that diverged.
         OSError: If there is no such folder, or no checkpoint in it.
     """
     hedger = make_hedger(read_settings(folder / CONFIG_FILE))
-    restore(folder / CHECKPOINT_FILE, hedger)
-    summary = folder / "summary.json"
-    return hedger, json.loads(summary.read_text()) if summary.exists() else None
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else None
+    if summary and summary["stopped_by"] == "diverged":
+        raise ValueError(f"Expected a run with a policy. Received: {folder}, which diverged")
+    rows = restore(folder / CHECKPOINT_FILE, hedger)
+    # An interrupted run was evaluated after its last checkpoint.
+    is_its_summary = summary and summary["steps"] == rows[-1]["step"]
+    return hedger, summary if is_its_summary else None
 
 
 def train(hedger, config, folder):
@@ -204,8 +225,10 @@ def train(hedger, config, folder):
 
     Raises:
         ConnectionError: If a worker that shares the batches was lost.
+        RuntimeError: If another process trains in the folder, or the run began with another
+            optimizer.
     """
-    with patient_interrupt() as interrupted:
+    with locked(folder), patient_interrupt() as interrupted:
         try:
             history, stop = fit(hedger, config, folder, interrupted=interrupted)
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
@@ -230,6 +253,19 @@ def train(hedger, config, folder):
     return summary, report
 
 
+@contextlib.contextmanager
+def locked(folder):
+    """Keeps other processes from training in a folder.
+
+    Raises:
+        RuntimeError: If one does.
+    """
+    with Lock(folder, wait=False) as lock:
+        if not lock.held:
+            raise RuntimeError(f"another process trains in {folder}")
+        yield
+
+
 def fit(hedger, config, folder, callbacks=(), interrupted=lambda: False):
     """Fits the hedger with a validation every `config.validate_every` steps.
 
@@ -245,7 +281,11 @@ def fit(hedger, config, folder, callbacks=(), interrupted=lambda: False):
 
     Returns:
         The callbacks that recorded the history and ended the training.
+
+    Raises:
+        RuntimeError: If the run began with another optimizer.
     """
+    record_optimizer(folder, hedger.optimizer)
     checkpoint = folder / CHECKPOINT_FILE
     rows = restore(checkpoint, hedger) if checkpoint.exists() else []
     history = RunHistory(folder / "history.csv", config.steps, rows)

@@ -1,7 +1,6 @@
 """A search for the best settings of an optimizer, every trial of which can be continued."""
 
 import dataclasses
-import fcntl
 import json
 import math
 import time
@@ -12,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from tfhedge.evaluation import figures
-from tfhedge.files import write_json
+from tfhedge.files import Lock, write_json
 from tfhedge.workflow.config import SEARCH_GRIDS
 from tfhedge.workflow.run import fit, make_hedger, open_folder
 
@@ -165,34 +164,6 @@ class Search:
             "steps": self.config.run.steps,
             "trials": [describe(trial) for trial in self.study.trials],
         }
-
-
-class Lock:
-    """A lock on a folder, which goes with the process that holds it.
-
-    Args:
-        folder: A `pathlib.Path`, made if it is not there.
-        wait: Whether to wait for another process that holds it.
-
-    Attributes:
-        held: Whether this process holds it.
-    """
-
-    def __init__(self, folder, wait=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            self.held = True
-        except BlockingIOError:
-            self.file.close()
-            self.held = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.file.close()
 
 
 class Referee(keras.callbacks.Callback):
