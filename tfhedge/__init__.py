@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
     from tfhedge.hedging.strategies import DeltaHedge as DeltaHedge
     from tfhedge.hedging.strategies import DeltaVegaHedge as DeltaVegaHedge
+    from tfhedge.hedging.strategies import MinimumVarianceHedge as MinimumVarianceHedge
     from tfhedge.market.calibration import calibrate as calibrate
     from tfhedge.market.chain import OptionChain as OptionChain
     from tfhedge.market.heston import Heston as Heston
@@ -50,6 +51,7 @@ _HOMES = {
     "HedgingProblem": "tfhedge.hedging.problem",
     "Heston": "tfhedge.market.heston",
     "MeanVariance": "tfhedge.hedging.objectives",
+    "MinimumVarianceHedge": "tfhedge.hedging.strategies",
     "OptimizerStatistics": "tfhedge.training.callbacks",
     "OptionChain": "tfhedge.market.chain",
     "RecurrentPolicy": "tfhedge.policy.rollout",

@@ -54,6 +54,23 @@ def test_actions_are_the_positions_that_their_trades_lead_to(case):
     assert_allclose(positions[..., held], actions[..., held], rtol=1e-12, atol=1e-12)
 
 
+def test_a_position_in_the_underlying_earns_the_return_of_its_own_day():
+    problem = th.HedgingProblem(
+        market=th.Heston(2.0, 0.0625, 8.0, 0.0625, 1.0, -0.7, rate=0.3, dividend_yield=2.0),
+        claim=th.Cliquet(num_periods=2, period=3, cap=0.015),
+        instruments=th.FloatingGrid(maturities=(), strikes=()),
+        objective=th.MeanVariance(risk_aversion=1000.0),
+    )
+    spot, variance = problem.simulate(4, seed=0)
+    _, (returns, _) = problem.episodes_along(spot, variance)
+    position = random_actions(problem)
+    trades = Controls.of(problem, "positions").trades(tf.constant(position)).numpy()
+    discounted = spot.numpy() / 2.0 * np.exp(-0.3 * problem.dt * np.arange(7))
+    of_the_day = np.exp(2.0 * problem.dt) * discounted[:, 1:] - discounted[:, :-1]
+    expected = np.sum(position[..., 0] * of_the_day, axis=1)
+    assert_allclose(np.einsum("nti,nti->n", trades, returns), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_gradients_by_actions_are_those_of_automatic_differentiation(case, kind):
     problem, _ = case

@@ -12,7 +12,7 @@ from tfhedge.hedging.cliquet_greeks import CliquetGreeks
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
 from tfhedge.hedging.problem import HedgingProblem
-from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge
+from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge, MinimumVarianceHedge
 from tfhedge.market.fourier import heston_price
 from tfhedge.market.heston import Heston
 
@@ -84,14 +84,39 @@ def test_vega_is_zero_after_each_trade(greeks, paths, option, interval):
 def test_hedges_reduce_the_variance_in_their_order(greeks, paths):
     _, targets = PROBLEM.episodes_along(*paths)
     nothing = np.zeros([500, PROBLEM.num_steps, 3], np.float32)
-    hedges = DeltaHedge(PROBLEM, greeks), DeltaVegaHedge(PROBLEM, greeks, option=1, interval=1)
+    hedges = (
+        DeltaHedge(PROBLEM, greeks),
+        MinimumVarianceHedge(PROBLEM, greeks),
+        DeltaVegaHedge(PROBLEM, greeks, option=1, interval=1),
+    )
     actions = [nothing, *(hedge(*paths) for hedge in hedges)]
-    none, delta, delta_vega = (np.std(PROBLEM.pnl(x, *targets)) for x in actions)
+    none, delta, least, delta_vega = (np.std(PROBLEM.pnl(x, *targets)) for x in actions)
     assert delta < 0.5 * none
-    assert delta_vega < 0.95 * delta
+    assert least < 0.98 * delta
+    assert delta_vega < 0.95 * least
+
+
+def test_the_hedge_of_least_variance_is_a_regression_on_the_spot(greeks, paths):
+    """Of the price's change over a moment, by both derivatives, on the change of the spot."""
+    spot, variance = (x.numpy()[:20] for x in paths)
+    actions = MinimumVarianceHedge(PROBLEM, greeks)(spot, variance)
+    growth = np.exp(MARKET.dividend_yield * PROBLEM.dt) ** np.arange(PROBLEM.num_steps)
+    held = growth * np.cumsum(actions[..., 0] / growth, axis=1)
+    delta, vega = (x.numpy() for x in greeks(spot, variance))
+    rng, root = np.random.default_rng(0), np.sqrt(variance[:, :-1])
+    first, other = rng.normal(size=[2, 400_000, 1, 1])
+    second = MARKET.rho * first + np.sqrt(1.0 - MARKET.rho**2) * other
+    for i in range(0, 20, 5):
+        relative = spot[i, :-1:3] / MARKET.spot * root[i, ::3] * first[:, 0]
+        price = delta[i, ::3] * relative + vega[i, ::3] * MARKET.xi * root[i, ::3] * second[:, 0]
+        slope = np.mean(price * relative, axis=0) / np.mean(relative**2, axis=0)
+        assert_allclose(held[i, ::3], slope, atol=5e-3)
 
 
 def test_bad_arguments(greeks):
+    other = dataclasses.replace(PROBLEM, market=dataclasses.replace(MARKET, spot=1.0))
+    with pytest.raises(ValueError, match="Expected the Greeks of the problem's claim"):
+        DeltaHedge(other, greeks)
     fixed = FixedGrid.chain(expiries=(4,), strikes=(1.0,))
     problem = dataclasses.replace(PROBLEM, instruments=fixed)
     with pytest.raises(ValueError, match="Expected a problem with a FloatingGrid"):

@@ -153,6 +153,8 @@ def test_the_client_takes_plain_numbers_for_a_single_path(address):
     client = th.HedgeClient(address, "cliquet")
     observed = {"spot": 80.0, "variance": 0.05, "spot_at_last_reset": 80.0, "accrued": 0.0}
     result = client.step(t=0, **observed, **client.initial_state(1))
+    with pytest.raises(ValueError, match="Expected `t` to be an integer"):
+        client.step(t=0.9, **observed, **client.initial_state(1))
     assert result["action"].shape == (1, 3)
     assert result["action"].dtype == np.float32
     assert_array_equal(result["valid"], [True])

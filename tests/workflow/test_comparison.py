@@ -1,6 +1,7 @@
 """`tfhedge compare`: which hedges, on which paths, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys):
         NO_HEDGE,
         "Black-Scholes delta",
         "Heston delta",
+        "Heston, minimum variance",
     ]
     assert by_options.startswith("delta and vega by 10-step options, strike 1.01, every ")
     printed = capsys.readouterr().out
@@ -54,9 +56,17 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys):
 
 
 def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
-    monkeypatch.setattr("tfhedge.workflow.comparison.CliquetGreeks", lambda *arguments: None)
+    def greeks(market, claim, dt):
+        return SimpleNamespace(market=market, claim=claim, dt=dt)
+
+    monkeypatch.setattr("tfhedge.workflow.comparison.CliquetGreeks", greeks)
     desk, candidates = desk_hedges(make_problem(RunConfig()))
-    assert list(desk) == [NO_HEDGE, "Black-Scholes delta", "Heston delta"]
+    assert list(desk) == [
+        NO_HEDGE,
+        "Black-Scholes delta",
+        "Heston delta",
+        "Heston, minimum variance",
+    ]
     assert {name: list(hedges) for name, hedges in candidates.items()} == {
         "delta and vega by 20-step options, strike 1.01": [1, 5, 10, 20],
         "delta and vega by 40-step options, strike 1": [1, 5, 10, 20, 40],
@@ -76,3 +86,4 @@ def test_runs_in_different_markets_are_refused(run, tmp_path, refusal):
     other = train(tmp_path / "other", "--xi", "0.5")
     assert "differ in their instruments alone" in refusal(["compare", str(run), str(other)])
     assert "No such file" in refusal(["compare", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()

@@ -70,7 +70,7 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
         spot, variance = first.simulate(size, seed, start)
         targets = {id(problem): problem.episodes_along(spot, variance)[1] for problem in problems}
         for name, (problem, actions_of) in hedges.items():
-            actions = tf.convert_to_tensor(actions_of(spot, variance))
+            actions = tf.cast(actions_of(spot, variance), tf.float32)
             pnl = problem.pnl(actions, *targets[id(problem)])
             outcomes[name].append(np.float64([pnl, problem.cost(actions)]))
     return {name: np.concatenate(parts, axis=1) for name, parts in outcomes.items()}

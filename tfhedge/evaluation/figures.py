@@ -245,7 +245,9 @@ def pnl_histogram(edges, densities, stds):
         axes.stairs(density, edges, fill=True, alpha=0.25, color=color)
         axes.stairs(density, edges, color=color, label=label)
     axes.set(
-        xlabel="terminal P&L before costs, fraction of notional", ylabel="density", yscale="log"
+        xlabel="terminal P&L before costs and premium, fraction of notional",
+        ylabel="density",
+        yscale="log",
     )
     lowest = min(x for density in densities.values() for x in density if x > 0.0)
     highest = max(max(density) for density in densities.values())
@@ -279,6 +281,7 @@ def hedges_over_time(levels, quantiles, resets):
             axes.axvline(reset, linestyle=":", linewidth=1.0, color=_ORANGE, label=label)
         axes.set(ylabel=name, xlim=(0, len(steps)))
     _legend_beside(panels)
+    panels[0].figure.supylabel("units for each unit of the notional", fontsize="medium")
     panels[-1].set_xlabel("time step")
     return panels
 

@@ -20,7 +20,8 @@ class Controls:
 
         u_t = y_t - k_t y_{t-1},        k_0 = 0,
 
-    with k_t = 1 where a position is carried on, and 0 elsewhere. Where all actions are trades,
+    with k_t = 1 where a position is carried on, in the underlying e^q with the dividend yield q of
+    a step, since dividends are invested in it; and 0 elsewhere. Where all actions are trades,
     k = 0. The paper calls both equivalent (footnote 2), and they are in what they can express. They
     are not in how fast they are learned: a position earns the return of its own day, and those of
     different days are uncorrelated, whereas the returns to the horizon of trades on different days
@@ -51,6 +52,7 @@ class Controls:
         checks.one_of("controls", kind, CONTROLS)
         carried = problem.availability * problem.instruments.held * (kind == "positions")
         carried[0] = 0.0
+        carried[:, 0] *= np.exp(problem.market.dividend_yield * problem.dt)
         return cls(np.float32(carried))
 
     def trades(self, actions):

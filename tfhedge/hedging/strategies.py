@@ -1,4 +1,4 @@
-"""The hedges that a desk would use: by delta, and by delta and vega."""
+"""The hedges that a desk would use: by delta, by least variance, and by delta and vega."""
 
 import functools
 
@@ -20,9 +20,19 @@ class DeltaHedge:
         problem: A `HedgingProblem`.
         greeks: What computes delta and vega of its claim along paths, such as `CliquetGreeks`, of
             the market's model or of another one.
+
+    Raises:
+        ValueError: If they are of another claim, or by another time step or initial spot.
     """
 
     def __init__(self, problem, greeks):
+        here = problem.claim, problem.dt, problem.market.spot
+        there = greeks.claim, greeks.dt, greeks.market.spot
+        if here != there:
+            raise ValueError(
+                "Expected the Greeks of the problem's claim, time step and initial spot, "
+                f"{here}. Received those of {there}"
+            )
         self.problem, self.greeks = problem, greeks
 
     def __call__(self, spot, variance):
@@ -45,6 +55,24 @@ class DeltaHedge:
         actions[..., 0] = delta
         actions[:, 1:, 0] -= growth * delta[:, :-1]
         return actions
+
+
+class MinimumVarianceHedge(DeltaHedge):
+    r"""Holds what of the underlying leaves the least variance, where the variance moves with it.
+
+    In Heston's market that is $\Delta_t + \rho\xi\,\nu_t / S_t$, with the vega $\nu_t$ by the
+    instantaneous variance and $S_t$ in units of the initial spot. Arguments: `DeltaHedge`.
+
+    Reference: Bakshi, Cao and Chen, Empirical performance of alternative option pricing models
+    (1997), section 4.
+    """
+
+    def __call__(self, spot, variance):
+        """As `DeltaHedge`."""
+        delta, vega = (x.numpy() for x in self.greeks(spot, variance))
+        market = self.problem.market
+        along_spot = market.rho * market.xi * market.spot / np.asarray(spot)[:, :-1]
+        return self._actions(delta + along_spot * vega)
 
 
 class DeltaVegaHedge(DeltaHedge):

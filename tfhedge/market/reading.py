@@ -135,7 +135,7 @@ def _read_parquet(path):
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'tfhedge[parquet]'") from error
+        raise ImportError("Parquet files need the package pyarrow") from error
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:

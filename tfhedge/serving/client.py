@@ -66,10 +66,15 @@ class HedgeClient:
 
         Returns:
             `action`, `[batch, num_instruments]`, `valid`, `[batch]`, and the next states, by name.
+
+        Raises:
+            ValueError: If a time is no integer.
         """
+        if not np.issubdtype(np.asarray(t).dtype, np.integer):
+            raise ValueError(f"Expected `t` to be an integer or integers. Received: t={t}")
         inputs = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
-        batch_size = max(len(x) for x in inputs.values() if x.ndim)
         inputs = {"t": np.asarray(t, np.int32), **inputs}
+        batch_size = max(np.size(x) if x.ndim < 2 else len(x) for x in inputs.values())
         for name, x in inputs.items():
             inputs[name] = x if x.ndim else np.repeat(x, batch_size)
         return self._predict("step", inputs)

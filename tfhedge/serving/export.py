@@ -146,6 +146,7 @@ def describe(signatures, training):
         "states": signatures.state_sizes,
         "market": dataclasses.asdict(problem.market),
         "claim": {"type": type(problem.claim).__name__, **dataclasses.asdict(problem.claim)},
+        "controls": signatures.hedger.get_config()["controls"],
         "objective": dataclasses.asdict(problem.objective),
         "training": training,
         "versions": {name: version_of(name) for name in ("tfhedge", "tensorflow", "keras")},

@@ -69,7 +69,9 @@ class Signatures:
         states = [inputs.pop(name) for name in self.state_sizes]
         observed = {"spot": spot, "variance": variance, **inputs}
         valid = (t >= 0) & (t < self.problem.num_steps) & self._in_range(observed)
-        valid &= self.problem.claim.possible(t, spot, **inputs) & all_finite(states)
+        valid &= all_finite(states)
+        if hasattr(self.problem.claim, "possible"):
+            valid &= self.problem.claim.possible(t, spot, **inputs)
         t = tf.where(valid, t, 0)
         observed = self._harmless(valid, observed)
         states = [tf.where(tf.math.is_finite(x), x, 0.0) for x in states]

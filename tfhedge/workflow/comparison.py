@@ -10,7 +10,7 @@ from tfhedge.evaluation.report import NO_HEDGE
 from tfhedge.files import write_json
 from tfhedge.hedging.cliquet_greeks import CliquetGreeks
 from tfhedge.hedging.instruments import FloatingGrid
-from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge
+from tfhedge.hedging.strategies import DeltaHedge, DeltaVegaHedge, MinimumVarianceHedge
 from tfhedge.workflow.machine import machine
 from tfhedge.workflow.run import (
     TEST,
@@ -30,9 +30,10 @@ _XI_OF_BLACK_SCHOLES = 0.02
 def compare_runs(runs, folder, num_paths, seed=0):
     """Compares runs with each other and with a desk's hedges, and leaves `comparison.json`.
 
-    The desk's hedges are none; the deltas of Black and Scholes and of the market's own model; and
-    delta and vega by one option, of which the life is one period or two and the strike next to the
-    cap, at the interval with the least loss on at most 10,000 validation paths.
+    The desk's hedges are none; the deltas of Black and Scholes and of the market's own model; what
+    leaves the least variance in that model by the underlying alone; and delta and vega by one
+    option, of which the life is one period or two and the strike next to the cap, at the interval
+    with the least loss on at most 10,000 validation paths.
 
     Args:
         runs: The runs' folders, `pathlib.Path`; their problems differ in their instruments alone.
@@ -49,7 +50,6 @@ def compare_runs(runs, folder, num_paths, seed=0):
         OSError: If there is no such folder, or no checkpoint in it, or `folder` cannot be made.
     """
     check_test_paths(num_paths, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     policies, problem = {}, None
     for run in runs:
         hedger, _ = load_run(run)
@@ -62,6 +62,7 @@ def compare_runs(runs, folder, num_paths, seed=0):
         lambda spot, variance: actions_of(spot, variance) * stock_only,
     )
     run_hedges(policies, num_paths=2, seed=seed)  # refuses what cannot be compared, at once
+    folder.mkdir(parents=True, exist_ok=True)
     size = min(num_paths, TEST_BATCH_SIZE)
     desk, candidates = desk_hedges(problem)
     for name, hedges in candidates.items():
@@ -104,6 +105,7 @@ def desk_hedges(problem):
         NO_HEDGE: (problem, functools.partial(idle, problem)),
         "Black-Scholes delta": (problem, DeltaHedge(problem, CliquetGreeks(lognormal, claim, dt))),
         "Heston delta": (problem, DeltaHedge(problem, greeks)),
+        "Heston, minimum variance": (problem, MinimumVarianceHedge(problem, greeks)),
     }
     candidates = {}
     for life in (claim.period, 2 * claim.period):

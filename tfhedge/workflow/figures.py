@@ -225,9 +225,10 @@ def findings_on_trades(problem, trades):
     near = (abs(steps - resets(problem)) <= _NEAR).any(axis=1)
     rows = []
     for name, x in trades.items():
-        size = abs(x).mean(axis=0)
-        if near.any() and not near.all():
-            ratio = size[near].mean() / size[~near].mean()
+        size, possible = abs(x).mean(axis=0), x.any(axis=0)
+        here, elsewhere = near & possible, ~near & possible
+        if here.any() and elsewhere.any():
+            ratio = size[here].mean() / size[elsewhere].mean()
             statement = f"trades in the {name}, near resets over elsewhere"
             rows.append(finding(statement, "above 1", ratio, 1.0, 1e9))
     return rows
