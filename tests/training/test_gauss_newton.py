@@ -102,39 +102,6 @@ def test_gram_is_the_dense_matrix_seen_from_the_directions(curvature_of, policy,
     assert_allclose(gram(*followed_by_others), expected, rtol=1e-6)
 
 
-def test_samples_have_the_dense_blocks_as_second_moments(
-    problem, curvature_of, policy, episodes, dense
-):
-    """Each entry within its standard errors, for the layers in the order of the weights."""
-    num_copies = 5000
-    num_samples = num_copies * NUM_PATHS
-
-    @tf.function(autograph=False)
-    def sample(features, returns):
-        return curvature_of(features, returns).sample(num_samples, seed=(1, 2))
-
-    weights, start = list(policy.trainable_variables), 0
-    for a, g in sample(*(tf.tile(x, [num_copies, 1, 1]) for x in episodes)):
-        kernel = weights.pop(0)
-        assert a.shape[:2] == g.shape[:2] == (num_samples, problem.num_steps)
-        if len(kernel.shape) == 1:
-            per_path = np.einsum("nti,nti->ni", a, g)
-        else:
-            a = np.append(a, np.ones_like(a[..., :1]), axis=-1)
-            assert (a.shape[-1] - 1, g.shape[-1]) == kernel.shape
-            assert weights.pop(0).shape == g.shape[-1:]
-            per_path = np.einsum("nti,nto->nio", a, g).reshape(num_samples, -1)
-        end = start + per_path.shape[-1]
-        products = np.einsum("ni,nj->nij", per_path, per_path)
-        error = products.std(axis=0) / np.sqrt(num_samples)
-        block = dense[start:end, start:end]
-        assert np.diag(block).max() > 0.0
-        assert np.all(np.abs(products.mean(axis=0) - block) <= 4.5 * error)
-        start = end
-    assert not weights
-    assert start == len(dense)
-
-
 def test_samples_are_of_the_first_paths_and_of_the_seed(problem, curvature_of, episodes):
     features, returns = episodes
 

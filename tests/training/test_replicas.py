@@ -47,7 +47,6 @@ CASES = [
     # On so small a problem each step of DH-KFAC multiplies what rounding did a hundredfold or more.
     ("dh-kfac", "float64", 1e-6),
     ("algorithm 1", "float64", 1e-8),
-    ("adam", "float64", 1e-8),
     ("adam", "float32", 1e-5),
 ]
 
