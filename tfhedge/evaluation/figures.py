@@ -281,6 +281,7 @@ def hedges_over_time(levels, quantiles, resets):
             axes.axvline(reset, linestyle=":", linewidth=1.0, color=_ORANGE, label=label)
         axes.set(ylabel=name, xlim=(0, len(steps)))
     _legend_beside(panels)
+    panels[0].figure.align_ylabels(panels)
     panels[0].figure.supylabel("units for each unit of the notional", fontsize="medium")
     panels[-1].set_xlabel("time step")
     return panels
