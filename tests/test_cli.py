@@ -140,9 +140,11 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplo
 
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "checkpoint.npz",
         "config.json",
         "history.csv",
+        "optimizer.json",
         "summary.json",
         "validation_loss.png",
         "pnl_histogram.png",

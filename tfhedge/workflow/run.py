@@ -209,11 +209,12 @@ def load_run(folder):
 def train(hedger, config, folder):
     """Trains a hedger and leaves everything about it in a folder.
 
-    The folder receives `history.csv`, `checkpoint.npz`, `validation_loss.png`, `pnl_histogram.png`,
-    `saved_model/1/` and at last `summary.json`. Where there is a checkpoint already, the run is
-    continued from it. Ctrl-C ends the training after the step under way; the run is then
-    evaluated and saved as any other, and can still be continued. A run whose loss ceases to be
-    finite has no policy worth evaluating, and leaves its history and a summary that says so.
+    The folder receives `optimizer.json`, `history.csv`, `checkpoint.npz`, `validation_loss.png`,
+    `pnl_histogram.png`, `saved_model/1/` and at last `summary.json`. Where there is a checkpoint
+    already, the run is continued from it. Ctrl-C ends the training after the step under way; the
+    run is then evaluated and saved as any other, and can still be continued. A run whose loss
+    ceases to be finite has no policy worth evaluating, and leaves its history and a summary that
+    says so.
 
     Args:
         hedger: What `make_hedger` made of the configuration.
