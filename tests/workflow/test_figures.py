@@ -12,6 +12,7 @@ from tfhedge.hedging.instruments import FloatingGrid
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.figures import findings_on_trades, smiles
 from tfhedge.workflow.run import TEST, load_run, make_problem
+from tfhedge.workflow.tables import findings_table
 
 SMALL = (
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -104,6 +105,12 @@ def test_trades_next_to_resets():
     (row,) = findings_on_trades(problem, {"underlying": trades})
     assert row["ours"] == pytest.approx((3.0 + 10.0) / 11.0)
     assert row["holds"]
+
+
+def test_there_may_be_no_findings():
+    problem = make_problem(RunConfig(num_steps=20, period=20))  # no reset before maturity
+    assert findings_on_trades(problem, {"underlying": np.ones([5, 20])}) == []
+    assert findings_table({"findings": []}).split() == ["paper", "ours", "holds"]
 
 
 def test_files_that_are_no_experiment_are_refused(run, tmp_path, refusal):

@@ -65,7 +65,7 @@ def findings_table(outcome):
         outcome: What `make_figures` returns.
     """
     rows = outcome["findings"]
-    width = max(len(row["statement"]) for row in rows) + 2
+    width = max((len(row["statement"]) for row in rows), default=0) + 2
     lines = [f"{'':<{width}}{'paper':>11}{'ours':>9}   holds"]
     for row in rows:
         ours, holds = number(row["ours"], ".3f"), "yes" if row["holds"] else "no"
