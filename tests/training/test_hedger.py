@@ -220,6 +220,17 @@ def test_dh_kfac_runs_without_a_graph():
     assert float(hedger.optimizer.rejected_steps) == 0.0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [th.DHKFAC, th.DHKFAC.paper])
+def test_the_whole_step_may_be_compiled(make):
+    hedger = new_hedger(make(), jit_compile=True)
+    before = hedger.evaluate(PROBLEM.dataset(64, 64), verbose=0, return_dict=True)["loss"]
+    hedger.fit(PROBLEM.dataset(256, 64), verbose=0)
+    assert float(hedger.optimizer.rejected_steps) == 0.0
+    after = hedger.evaluate(PROBLEM.dataset(64, 64), verbose=0, return_dict=True)["loss"]
+    assert after < before
+
+
 def test_all_of_it_may_be_float64():
     hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=4, num_blocks=1, dtype="float64"))
     hedger.compile(optimizer=th.DHKFAC())
