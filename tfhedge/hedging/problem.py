@@ -154,6 +154,7 @@ class HedgingProblem:
         market = tf.stack([tf.math.log(spot / self.market.spot), tf.sqrt(variance)], axis=-1)
         return tf.concat([of_claim, market], axis=-1)
 
+    @tf.autograph.experimental.do_not_convert  # to rewrite it for a dataset would take a second
     def episodes(self, num_paths, seed, first_path=0):
         """Simulated paths with all that training and evaluation need of them.
 
@@ -169,6 +170,7 @@ class HedgingProblem:
         """
         return self.episodes_along(*self.simulate(num_paths, seed, first_path))
 
+    @tf.autograph.experimental.do_not_convert  # likewise
     def episodes_along(self, spot, variance):
         """Given paths with all that training and evaluation need of them, as `episodes`.
 
@@ -205,13 +207,12 @@ class HedgingProblem:
         checks.positive_integer("batch_size", batch_size)
         num_full, rest = divmod(num_paths, batch_size)
         checks.one_of("first_batch", first_batch, range(num_full + bool(rest)))
-        as_it_is = tf.autograph.experimental.do_not_convert  # else a second goes to rewriting it
         batches = tf.data.Dataset.range(first_batch, num_full).map(
-            as_it_is(lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size))
+            lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size)
         )
         if rest:
             last = tf.data.Dataset.from_tensors(tf.constant(num_full * batch_size, tf.int64))
-            last = last.map(as_it_is(lambda first_path: self.episodes(rest, seed, first_path)))
+            last = last.map(lambda first_path: self.episodes(rest, seed, first_path))
             batches = batches.concatenate(last) if num_full else last
         return batches.prefetch(1)
 

@@ -74,7 +74,7 @@ class HedgeClient:
             raise ValueError(f"Expected `t` to be an integer or integers. Received: t={t}")
         inputs = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
         inputs = {"t": np.asarray(t, np.int32), **inputs}
-        batch_size = max(np.size(x) if x.ndim < 2 else len(x) for x in inputs.values())
+        batch_size = max(len(np.atleast_1d(x)) for x in inputs.values())
         for name, x in inputs.items():
             inputs[name] = x if x.ndim else np.repeat(x, batch_size)
         return self._predict("step", inputs)
