@@ -22,7 +22,7 @@ from tfhedge.market.heston import Heston
 from tfhedge.policy import cell
 from tfhedge.workflow import config
 from tfhedge.workflow.config import PRESETS, RunConfig, read_market
-from tfhedge.workflow.run import load_run, make_instruments
+from tfhedge.workflow.run import load_run, make_hedger, make_instruments, training_batches
 
 SMALL = (  # with Adam, whose step is compiled in half of the time
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -130,8 +130,8 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
 
 
 def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplog):
-    for name, seed in zip("abc", "334", strict=True):
-        options = ["--steps", "5", "--optimizer", "dh-kfac", "--seed", seed]
+    for name in "ab":
+        options = ["--steps", "5", "--optimizer", "dh-kfac", "--seed", "3"]
         assert train(tmp_path / name, *options) == 0
     printed = capsys.readouterr().out
     assert "no hedge" in printed
@@ -165,15 +165,31 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplo
     assert summary == again
     assert [int(row["step"]) for row in history(folder)] == [2, 4, 5]
     assert history(folder) == history(tmp_path / "b")
-    first, other = history(folder)[0], history(tmp_path / "c")[0]
-    assert first["loss"] != other["loss"]
-    assert first["val_loss"] != other["val_loss"]
 
 
-def test_contracts_of_a_fixed_grid_are_hedged_with(tmp_path, capsys):
-    assert train(tmp_path / "run", "--grid", "fixed", "--steps", "2") == 0
+def test_another_seed_has_other_weights_and_other_paths():
+    drawn = []
+    for seed in (3, 4):
+        run = RunConfig(
+            num_steps=20, period=10, units=4, num_blocks=1, batch_size=8, grid="none", seed=seed
+        )
+        hedger = make_hedger(run)
+        ((features, _),) = training_batches(hedger.problem, run, first_step=0).take(1)
+        drawn.append((hedger.get_weights()[0], features[:, -1]))
+    for one, other in zip(*drawn, strict=True):
+        assert np.mean(one == other) < 0.5
+
+
+def test_contracts_of_a_fixed_grid_are_hedged_with_in_the_market_of_a_file(tmp_path, capsys):
+    path = tmp_path / "heston.json"
+    market = {**dataclasses.asdict(Heston.from_paper()), "theta": 0.05}
+    path.write_text(json.dumps(market))
+    options = ["--market", str(path), "--xi", "0.5", "--grid", "fixed", "--steps", "2"]
+    assert train(tmp_path / "run", *options) == 0
     assert "learned, without its options" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["grid"] == "fixed"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {"grid": "fixed", **market, "xi": 0.5}
+    assert {name: config[name] for name in expected} == expected
     trades = (
         tf.saved_model.load(tmp_path / "run" / "saved_model" / "1")
         .signatures["rollout"]
@@ -195,12 +211,6 @@ def test_the_underlying_alone_by_a_policy_that_decides_on_trades(tmp_path):
     assert not np.any(hedger.controls.carried)
     rows = summary["statistics"]
     assert rows[LEARNED] == rows[WITHOUT_OPTIONS]
-
-
-def test_training_stops_at_the_target(tmp_path):
-    assert train(tmp_path / "run", "--steps", "8", "--target-loss", "1000") == 0
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["steps"], summary["stopped_by"]) == (2, "target")
 
 
 @pytest.mark.parametrize("steps", ["1", "20"])
@@ -256,15 +266,19 @@ def test_train_offers_what_a_policy_may_observe():
     assert config.OBSERVABLE == cell.OBSERVABLE
 
 
-def test_export_hands_the_policy_of_a_run_to_a_server(tmp_path, capsys, refusal):
+def test_export_hands_the_policy_of_a_run_that_met_its_target_to_a_server(
+    tmp_path, capsys, refusal
+):
     run, target = tmp_path / "run", tmp_path / "models" / "small"
-    assert train(run, "--steps", "2", "--seed", "7") == 0
+    assert train(run, "--steps", "8", "--target-loss", "1000") == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["stopped_by"]) == (2, "target")
     assert cli.main(["export", str(run), "--to", str(target)]) == 0
     printed = capsys.readouterr().out
     assert str(target / "1") in printed
     assert f"source={target},target=/models/small" in printed
     description = json.loads((target / "1" / "hedge.json").read_text())
-    assert description["training"] == json.loads((run / "summary.json").read_text())
+    assert description["training"] == summary
     paths = {"spot": tf.fill([2, 20], 1.01), "variance": tf.fill([2, 20], 0.05)}
     trades = [
         tf.saved_model.load(folder).signatures["rollout"](**paths)["action"]
@@ -301,13 +315,7 @@ def test_calibrate_leaves_a_market_to_train_in(tmp_path, capsys):
     assert (folder / "rejected.csv").read_text() == "row,reason\n106,expired\n"
     market = Heston(**json.loads((folder / "heston.json").read_text()))
     assert printed.out.endswith(f"tfhedge train --market {folder / 'heston.json'}\n")
-    settings = read_market(folder / "heston.json")
-    assert settings == dataclasses.asdict(market)
-    small = [*SMALL, "--steps", "2", "--market", str(folder / "heston.json"), "--xi", "0.5"]
-    assert cli.main(["train", "--out", str(tmp_path / "run"), *small]) == 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = {**settings, "xi": 0.5}
-    assert {name: config[name] for name in expected} == expected
+    assert read_market(folder / "heston.json") == dataclasses.asdict(market)
 
 
 def test_a_fit_that_failed_ends_with_one_line_and_status_1(tmp_path, capsys, monkeypatch):
