@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tfhedge.workflow.tables import findings_table, hedges_table
+from tfhedge.workflow.tables import hedges_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -122,7 +122,12 @@ def test_readme_and_card_show_the_kept_comparison_and_findings():
     card = (ROOT / "saved_models/cliquet/README.md").read_text()
     assert hedges_table(kept("comparison.json")) in card
     assert hedges_table(kept("comparison.json")) in readme
-    assert findings_table(kept("figures/findings.json")) in readme
+    kinds = (
+        kept(f"{folder}/findings.json")["findings"] for folder in ("figures_trades", "figures")
+    )
+    for trades, positions in zip(*kinds, strict=True):
+        ours = f"{trades['ours']:.3f} | {positions['ours']:.3f}"
+        assert f"| {trades['statement']} | {trades['paper']} | {ours} |\n" in readme
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)

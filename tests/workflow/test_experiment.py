@@ -10,6 +10,7 @@ from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.workflow import experiment
 from tfhedge.workflow.config import OPTIMIZERS, RunConfig
 from tfhedge.workflow.experiment import bands, comparison
+from tfhedge.workflow.run import load_run
 from tfhedge.workflow.tables import comparison_table
 
 
@@ -58,7 +59,8 @@ def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys)
         statistics = {"overshoot", "step_size", "largest_eigenvalue_outlet"}
         assert statistics & history.keys() == (set() if name == "adam" else statistics)
     assert (tmp_path / "optimizers.png").read_bytes()[1:4] == b"PNG"
-    assert (tmp_path / "adam" / "seed-1" / "checkpoint.npz").exists()
+    hedger, summary = load_run(tmp_path / "adam" / "seed-1")
+    assert int(hedger.optimizer.iterations) == summary["steps"] == 6
 
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert cli.main(options) == 0  # all is done

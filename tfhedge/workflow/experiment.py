@@ -138,11 +138,13 @@ def run_seed(config, folder, make=make_hedger, with_statistics=False):
         callbacks.append(PathStatistics(episodes))
     with locked(folder):
         history, stop = fit(hedger, config, folder, callbacks)
+    last = history.rows[-1]
     summary = {
         "seed": config.seed,
+        "steps": last["step"],
         "stopped_by": stop.reason,
         "best_val_loss": min((row["val_loss"] for row in history.rows), key=finite_first),
-        **{name: history.rows[-1][name] for name in ("step", "seconds", "training_seconds")},
+        **{name: last[name] for name in ("seconds", "training_seconds")},
         "machine": machine(),
     }
     write_json(folder / "summary.json", summary)
