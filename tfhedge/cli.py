@@ -44,8 +44,8 @@ def main(arguments=None):
         arguments: Its arguments, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after a run that diverged or a fit that failed, or 130 after one
-        ended by Ctrl-C; a mistake in the arguments exits with 2.
+        The exit status: 0, or 1 after a run that diverged or something else that failed, or 130
+        after one ended by Ctrl-C; a mistake in the arguments exits with 2.
     """
     parser = Parser(prog="tfhedge", description=DESCRIPTION)
     version = importlib.metadata.version("tfhedge")
@@ -57,6 +57,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
+    except RuntimeError as error:
+        print(f"tfhedge {options.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("tfhedge: interrupted", file=sys.stderr)
         return 130
@@ -134,9 +137,6 @@ def train(parser, options):
         except ConnectionError as error:
             print(f"{parser.prog}: {error}; --resume {folder} goes on", file=sys.stderr)
             return 1
-        except RuntimeError as error:
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-            return 1
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
         print(f"tfhedge train: training diverged, the loss is not finite; {done}", file=sys.stderr)
@@ -187,11 +187,7 @@ def sweep(parser, options):
     """Runs `tfhedge sweep` and returns its exit status."""
     names = ("trials", "sampler")
     config = prepare(parser, options, SweepConfig, **{x: getattr(options, x) for x in names})
-    try:
-        outcome = import_quietly("tfhedge.workflow.sweep").sweep(config, options.out)
-    except RuntimeError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    outcome = import_quietly("tfhedge.workflow.sweep").sweep(config, options.out)
     command = f"tfhedge train --config {shlex.quote(str(options.out / 'best.json'))}"
     print(f"\n{search_table(outcome)}\n\n{options.out}\nTo train with the best: {command}")
     return 0
@@ -202,11 +198,7 @@ def experiment(parser, options):
     names = ("trials", "search_steps", "seeds")
     config = prepare(parser, options, ExperimentConfig, **{x: getattr(options, x) for x in names})
     module = import_quietly("tfhedge.workflow.experiment")
-    try:
-        outcome = module.compare_optimizers(config, options.out, options.only)
-    except RuntimeError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    outcome = module.compare_optimizers(config, options.out, options.only)
     for result in outcome["optimizers"].values():
         if result["search"]:
             print(f"\n{search_table(result['search'])}")
@@ -240,9 +232,6 @@ def calibrate(parser, options):
         fit = calibration.run(chain, config, folder)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    except RuntimeError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
     command = f"tfhedge train --market {shlex.quote(str(folder / calibration.MARKET_FILE))}"
     print(f"{fit}\n\n{folder}\nTo hedge in this market: {command}")
     return 0
@@ -251,15 +240,10 @@ def calibrate(parser, options):
 def export(parser, options):
     """Runs `tfhedge export` and returns its exit status."""
     set_up_tensorflow()
-    try:
+    with refusals(parser):
         run = import_quietly("tfhedge.workflow.run")
         hedger, summary = run.load_run(options.folder)
         path = run.export(hedger, options.to, options.version, training=summary)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except RuntimeError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
     command = importlib.import_module("tfhedge.serving.tf_serving").docker_command(options.to)
     print(f"{path}\nTo serve it: {command}")
     return 0
