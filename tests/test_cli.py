@@ -91,6 +91,8 @@ def test_every_setting_has_an_option_with_help_and_default(capsys):
         ("--steps 0", "steps"),
         ("--steps many", "--steps"),
         ("--batch-size -1", "batch_size"),
+        ("--batch-size 999999999999999999999999999", "batch_size"),
+        ("--units 1000000000", "too large"),
         ("--seed -1", "seed"),
         ("--target-loss 0", "target_loss"),
         ("--learning-rate -0.1", "learning_rate"),
@@ -118,6 +120,14 @@ def test_nonsense_ends_with_one_clear_line_and_status_2(options, complaint, tmp_
     folder = tmp_path / "run"
     assert complaint in refusal(["train", "--out", str(folder), *options.split()])
     assert not folder.exists()
+
+
+def test_a_configuration_with_a_seed_that_is_none_is_refused_at_once():
+    for seed in ("1", 1.5, None, True):
+        with pytest.raises(
+            ValueError, match="Expected `seed` to be an integer from 0 to 2147483646"
+        ):
+            RunConfig(seed=seed)
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):

@@ -12,6 +12,7 @@ from tfhedge.workflow.config import (
     PRESETS,
     SAMPLERS,
     RunConfig,
+    SweepConfig,
 )
 
 # Those of `tfhedge.market.calibration`, which imports TensorFlow; a test keeps them equal.
@@ -151,9 +152,9 @@ def add_search(parser, presets, left_out):
     parser.add_argument(
         "--trials",
         type=int,
-        default=9,
+        default=SweepConfig.trials,
         metavar="INT",
-        help="points to try (default: %(default)s, all of the grid)",
+        help="points to try (default: %(default)s; a grid has 8 or 9)",
     )
     add_settings(parser, presets, left_out)
 

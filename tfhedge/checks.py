@@ -80,6 +80,17 @@ def positive_integer(name, value):
     return _checked(name, value, valid, "a positive integer", int)
 
 
+def integer(name, value, low, high):
+    """Returns `value` as an int if it is a whole number (an integer type) from `low` to `high`.
+
+    >>> integer("seed", 1.5, 0, 9)
+    Traceback (most recent call last):
+    ValueError: Expected `seed` to be an integer from 0 to 9. Received: seed=1.5
+    """
+    valid = isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high
+    return _checked(name, value, valid, f"an integer from {low} to {high}", int)
+
+
 def elements(name, values, valid, expectation):
     """Returns `values` as a float64 array if all of them are finite real numbers and `valid`.
 
@@ -138,6 +149,30 @@ def paths(spot, variance, num_columns):
     return spot, variance
 
 
+def shape(name, values, expected):
+    """Checks the shape of an array or a tensor.
+
+    Args:
+        name: the argument's name, for the message.
+        values: an array or a tensor, perhaps of a graph.
+        expected: the sizes; a string is the name of one that may be any.
+
+    Raises:
+        ValueError: that quotes both shapes.
+
+    >>> shape("payoff", np.ones([7, 1]), ["num_paths"])
+    Traceback (most recent call last):
+    ValueError: Expected `payoff` of shape [num_paths]. Received shape: [7, 1]
+    """
+    sizes = values.shape if isinstance(values.shape, tuple) else values.shape.as_list()
+    fits = len(sizes) == len(expected) and all(
+        isinstance(x, str) or size in (x, None) for size, x in zip(sizes, expected, strict=True)
+    )
+    if not fits:
+        expected = ", ".join(map(str, expected))
+        raise ValueError(f"Expected `{name}` of shape [{expected}]. Received shape: {list(sizes)}")
+
+
 def broadcast_with_booleans(name, values, numbers):
     """Checks that `values` are booleans and that their shape and those of the numbers broadcast.
 
@@ -173,6 +208,12 @@ def one_of(name, value, choices):
     if value not in choices:
         raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}")
     return value
+
+
+def keep(instance, **values):
+    """Sets fields of a frozen dataclass, in its `__post_init__`, to what the checks returned."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
 
 
 def value_is_real(value):

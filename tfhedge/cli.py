@@ -24,6 +24,7 @@ from tfhedge.arguments import (
     add_train,
     given_settings,
 )
+from tfhedge.files import DamagedFileError
 from tfhedge.workflow.config import (
     PRESETS,
     ExperimentConfig,
@@ -57,12 +58,23 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except RuntimeError as error:
-        print(f"tfhedge {options.command}: {error}", file=sys.stderr)
+    except (RuntimeError, OSError, DamagedFileError, *out_of_memory()) as error:
+        print(f"tfhedge {options.command}: {first_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tfhedge: interrupted", file=sys.stderr)
         return 130
+
+
+def out_of_memory():
+    """The errors that say so, with TensorFlow's own once it has been imported."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (MemoryError, tensorflow.errors.ResourceExhaustedError) if tensorflow else (MemoryError,)
+
+
+def first_line(error):
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def set_up_tensorflow():
@@ -111,8 +123,8 @@ def refusals(parser):
     """Answers settings that are refused with one line."""
     try:
         yield
-    except (ArithmeticError, MemoryError) as error:
-        parser.error(f"a setting is too large or too small to compute with: {error}")
+    except (ArithmeticError, *out_of_memory()) as error:
+        parser.error(f"a setting is too large or too small to compute with: {first_line(error)}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -5,6 +5,29 @@ import json
 import os
 
 
+class DamagedFileError(ValueError):
+    """A file that is not what it should be."""
+
+
+def read_json(path):
+    """The dictionary in a file.
+
+    Args:
+        path: A `pathlib.Path`.
+
+    Raises:
+        DamagedFileError: If the file holds something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__}")
+    except ValueError as error:
+        raise DamagedFileError(f"Expected a JSON object. Received: {path}, {error}") from error
+    return value
+
+
 def write_bytes(path, content):
     """Writes a file all at once.
 

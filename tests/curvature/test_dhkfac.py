@@ -396,12 +396,17 @@ def test_a_run_goes_on_from_its_saved_state():
             ).split()
             for value in (0, 1.5, True)
         ],
+        *[("seed", value, "an integer from 0 to") for value in (-1, 1.5, None, "1", 2**70)],
     ],
 )
 def test_bad_arguments_are_refused(name, value, expectation):
-    message = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+    message = f"Expected `{name}` to be {expectation}.* Received: {name}={value!r}"
     with pytest.raises(ValueError, match=message):
         DHKFAC(**{name: value})
+
+
+def test_whole_numbers_are_numbers():
+    assert float(DHKFAC(learning_rate=1).learning_rate) == 1.0
 
 
 def test_a_step_without_curvature_is_refused():

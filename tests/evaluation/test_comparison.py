@@ -87,3 +87,11 @@ def test_problems_that_differ():
     other = dataclasses.replace(PROBLEM, claim=Cliquet(num_periods=2, period=3, cap=0.02))
     with pytest.raises(ValueError, match="Expected problems that differ in their instruments"):
         run_hedges({"one": idle(PROBLEM), "other": idle(other)}, num_paths=10, seed=0)
+
+
+def test_hedges_that_are_none_or_trade_in_something_else():
+    with pytest.raises(ValueError, match="Expected at least one hedge"):
+        run_hedges({}, num_paths=10, seed=0)
+    _, trades_of_other = idle(FIXED)
+    with pytest.raises(ValueError, match=r"`actions of x` of shape \[10, 6, 2\]. .* \[10, 6, 5\]"):
+        run_hedges({"x": (PROBLEM, trades_of_other)}, num_paths=10, seed=0)

@@ -1,6 +1,7 @@
 """Every claim against loops written from its definition; a new claim is one more row in CASES."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 
@@ -159,3 +160,14 @@ def test_the_claim_of_the_paper():
     claim = Cliquet.from_paper()
     assert claim == Cliquet(num_periods=12, period=20, cap=0.015)
     assert claim.num_steps == 240
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (3, 10), (9,), (3, 9, 1)])
+def test_a_path_of_another_length_pays_nothing(shape):
+    with pytest.raises(ValueError, match=r"Expected `spot` of shape \[num_paths, 9\]"):
+        Cliquet(num_periods=2, period=4, cap=0.015).payoff(np.ones(shape))
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    cliquet = Cliquet(np.int64(2), np.int32(4), np.float32(0.5))
+    assert json.dumps(dataclasses.astuple(cliquet)) == "[2, 4, 0.5]"

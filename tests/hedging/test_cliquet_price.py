@@ -130,7 +130,7 @@ def test_mean_over_the_next_reset_is_the_price():
 def test_derivatives(step):
     rng = np.random.default_rng(step)
     spot, variance = np.exp(0.05 * rng.standard_normal(8)), 0.01 + rng.gamma(1.0, 0.06, 8)
-    reset, accrued = np.ones(8), rng.normal(-0.03, 0.08, 8)
+    reset, accrued = np.ones(8), np.minimum(rng.normal(-0.03, 0.08, 8), step // 20 * 0.015 - 1e-5)
     observed = [tf.constant(x) for x in (spot, variance, reset, accrued)]
     with tf.GradientTape() as tape:
         tape.watch(observed)
@@ -151,7 +151,14 @@ def test_times_without_a_price_are_refused(step):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("spot", 0.0), ("variance", -0.1), ("spot_at_last_reset", np.nan), ("accrued", np.inf)],
+    [
+        ("spot", 0.0),
+        ("variance", -0.1),
+        ("variance", 3.0),
+        ("spot_at_last_reset", np.nan),
+        ("accrued", np.inf),
+        ("accrued", 0.01),
+    ],
 )
 def test_observations_that_cannot_be_are_refused(name, value):
     observed = dict(zip(NAMES, (1.0, 0.0625, 1.0, 0.0), strict=True)) | {name: value}

@@ -1,6 +1,7 @@
 """A hedging problem: its episodes in batches of any size, its accounts, its market's fairness."""
 
 import dataclasses
+import itertools
 import math
 from unittest import mock
 
@@ -57,7 +58,7 @@ def test_a_dataset_can_begin_at_any_batch(first_batch):
     expected = list(SMALL.dataset(7, 3, seed=(3, 4)))[first_batch:]
     for part, whole in zip(tf.nest.flatten(later), tf.nest.flatten(expected), strict=True):
         assert_array_equal(part, whole)
-    with pytest.raises(ValueError, match="Expected `first_batch` to be one of range"):
+    with pytest.raises(ValueError, match="Expected `first_batch` to be an integer from 0 to 2"):
         SMALL.dataset(7, 3, first_batch=3)
 
 
@@ -205,3 +206,30 @@ def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():
     assert_allclose(payoff.mean(), 0.00624, rtol=0, atol=0.0001)
     no_hedge = PAPER.objective.loss_of_moments(payoff.var(), mean_cost=0.0)
     assert_allclose(no_hedge, 0.453, rtol=0, atol=0.008)
+
+
+def test_paths_of_another_length_or_with_impossible_prices_are_refused():
+    spot, variance = SMALL.simulate(4, seed=1)
+    expected = SMALL.episodes(4, seed=1)
+    found = SMALL.episodes_along(np.float64(spot), np.float64(variance))
+    for x, y in zip(*map(tf.nest.flatten, (found, expected)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    with pytest.raises(ValueError, match="Expected spot and variance of shape"):
+        SMALL.episodes_along(spot[:, :-1], variance[:, :-1])
+    with pytest.raises(ValueError, match="Expected `spot` to be positive numbers"):
+        SMALL.episodes_along(-spot, variance)
+
+
+@pytest.mark.parametrize("seed", [None, "x", 1.5, np.array([1, 2])])
+def test_seeds_are_integers(seed):
+    with pytest.raises(ValueError, match="Expected `seed` to be two integers"):
+        SMALL.simulate(4, seed)
+
+
+def test_parts_in_the_place_of_others_are_refused():
+    parts = [PAPER.market, PAPER.claim, PAPER.instruments, PAPER.objective]
+    for first, second in itertools.combinations(range(4), 2):
+        swapped = list(parts)
+        swapped[first], swapped[second] = parts[second], parts[first]
+        with pytest.raises(ValueError, match="Expected `"):
+            HedgingProblem(*swapped)

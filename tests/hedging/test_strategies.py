@@ -121,7 +121,13 @@ def test_bad_arguments(greeks):
     problem = dataclasses.replace(PROBLEM, instruments=fixed)
     with pytest.raises(ValueError, match="Expected a problem with a FloatingGrid"):
         DeltaVegaHedge(problem, greeks, option=1, interval=4)
-    with pytest.raises(ValueError, match="Expected `option` to be one of"):
+    with pytest.raises(ValueError, match="Expected `option` to be an integer from 1 to 2"):
         DeltaVegaHedge(PROBLEM, greeks, option=3, interval=4)
     with pytest.raises(ValueError, match="Expected `interval` to be a positive integer"):
         DeltaVegaHedge(PROBLEM, greeks, option=1, interval=0)
+
+
+def test_an_option_without_vega_hedges_none(greeks, paths):
+    far = dataclasses.replace(PROBLEM, instruments=FloatingGrid((2,), (1.5,)))
+    with pytest.raises(ValueError, match="Expected an option with a vega"):
+        DeltaVegaHedge(far, greeks, option=1, interval=1)(*paths)

@@ -246,3 +246,25 @@ def test_arguments_broadcast():
     volatility = implied_volatility(prices, np.ones((2, 1, 1)), 1.0, 1.0, True)
     assert volatility.shape == (2, 4, 3)
     assert volatility.dtype == tf.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("volatility", -0.2),
+        ("spot", -1.0),
+        ("strike", 0.0),
+        ("maturity", -1.0),
+        ("rate", np.nan),
+        ("is_call", 1),
+    ],
+)
+def test_black_price_of_what_cannot_be(name, value):
+    arguments = {"volatility": 0.2, "spot": 1.0, "strike": 0.9, "maturity": 0.5, "is_call": True}
+    with pytest.raises(ValueError, match=f"Expected `{name}` to be"):
+        black_price(**arguments | {name: value})
+
+
+def test_tensors_of_float32_are_numbers():
+    price = black_price(0.2, tf.constant(1.0), 0.9, 0.5, True)
+    assert_allclose(price, black_price(0.2, 1.0, 0.9, 0.5, True), rtol=1e-12)

@@ -171,3 +171,23 @@ def test_what_is_not_served_is_said_to_be_missing(address, model, version):
 def test_a_server_that_is_not_there_is_said_to_be_away(address):
     with pytest.raises(RuntimeError, match=r"(?i)unavailable|refused"):
         th.HedgeClient(address, "cliquet", timeout=2.0).initial_state(1)
+
+
+@pytest.mark.parametrize("answer", [b"it works", b"{}", b"[]"])
+def test_another_server_is_said_to_be_none_of_tensorflow_serving(answer):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        client = th.HedgeClient(f"http://localhost:{server.server_port}", "my cliquet")
+        with pytest.raises(RuntimeError, match=r"my%20cliquet.*no answer of Tensor"):
+            client.initial_state(1)
+        server.shutdown()

@@ -1,6 +1,7 @@
 """The hedger as a Keras user meets it: compile, fit, evaluate, predict, save."""
 
 import dataclasses
+import re
 from unittest import mock
 
 import keras
@@ -244,3 +245,45 @@ def test_all_of_it_may_be_float64():
     assert report.statistics["learned"].loss == pytest.approx(by_keras["loss"], rel=1e-4)
     assert {w.dtype for w in hedger.trainable_weights} == {"float64"}
     assert {block.diagonal.dtype for block in hedger.optimizer.blocks} == {"float64"}
+
+
+FEATURES, (RETURNS, PAYOFF) = PROBLEM.episodes(16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "complaint"),
+    [
+        ((FEATURES, (RETURNS, PAYOFF[:, None])), "`payoff` of shape [num_paths]"),
+        ((FEATURES[..., :-1], (RETURNS, PAYOFF)), "`features` of shape [num_paths, 8, 10]"),
+        ((FEATURES[:, :-1], (RETURNS, PAYOFF)), "`features` of shape"),
+        ((FEATURES, (RETURNS[..., :2], PAYOFF)), "`returns` of shape [num_paths, 8, 3]"),
+        ((FEATURES, (PAYOFF, RETURNS)), "`returns` of shape"),
+        ((FEATURES, RETURNS), "Expected batches `(features, (returns, payoff))`"),
+        ((FEATURES,), "Expected batches `(features, (returns, payoff))`"),
+    ],
+)
+def test_batches_of_another_problem_are_refused_and_leave_no_trace(batch, complaint):
+    hedger = new_hedger()
+    for method in (hedger.fit, hedger.evaluate):
+        with pytest.raises(ValueError, match=re.escape(complaint)):
+            method(*batch, verbose=0)
+    hedger.fit(FEATURES, (RETURNS, PAYOFF), batch_size=8, verbose=0)
+
+
+def test_features_of_another_problem_are_refused(trading_hedger):
+    for method in (trading_hedger, trading_hedger.actions, trading_hedger.predict):
+        with pytest.raises(ValueError, match="Expected `features` of shape"):
+            method(FEATURES[:, :4])
+
+
+def test_a_policy_of_which_a_part_is_frozen_is_for_other_optimizers():
+    hedger = new_hedger()
+    hedger.policy.cell.linear_layers[0].trainable = False
+    hedger.compile("adam")
+    with pytest.raises(ValueError, match=r"as a whole, for dh_kfac.* one with 2"):
+        hedger.compile(th.DHKFAC())
+
+
+def test_a_policy_is_no_problem():
+    with pytest.raises(ValueError, match="Expected `problem` to be a HedgingProblem"):
+        th.DeepHedger(th.RecurrentPolicy(4, 1), PROBLEM)

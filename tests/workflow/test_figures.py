@@ -115,7 +115,8 @@ def test_there_may_be_no_findings():
 
 def test_files_that_are_no_experiment_are_refused(run, tmp_path, refusal):
     other = tmp_path / "other.json"
-    for content in ("{}", "[]", "x", '{"target": 1}'):
+    keys = '{"target": 1, "comparison": {}, "optimizers": {}, "step_seconds": {}}'
+    for content in ("{}", "[]", "x", '{"target": 1}', keys):
         other.write_text(content)
         complaint = refusal(["figures", str(run), "--experiment", str(other)])
         assert "Expected the optimizers.json of an experiment" in complaint

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,50 @@ def test_a_run_goes_on_by_the_same_optimizer_or_not_at_all(options, tmp_path, in
     with files.Lock(folder):
         assert cli.main(["train", "--resume", str(folder)]) == 1
     assert "another process trains in" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copy(whole_run, tmp_path):
+    """A copy of the run as if it had been interrupted."""
+    folder = shutil.copytree(whole_run, tmp_path / "copy")
+    (folder / "summary.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoint.npz", lambda content: content[: len(content) // 2]),
+        ("checkpoint.npz", lambda content: b""),
+        ("checkpoint.npz", lambda content: b"garbage"),
+        ("optimizer.json", lambda content: b"[]"),
+        ("summary.json", lambda content: b"[1]"),
+        ("config.json", lambda content: content[:-9]),
+    ],
+)
+def test_a_file_that_is_damaged_is_named_in_one_line(name, damage, copy, capsys):
+    path = copy / name
+    path.write_bytes(damage(path.read_bytes() if path.exists() else b""))
+    commands = {
+        "optimizer.json": [["train", "--resume", str(copy)]],
+        "checkpoint.npz": [["train", "--resume", str(copy)], ["figures", str(copy)]],
+    }
+    for command in commands.get(name, [["figures", str(copy)]]):
+        try:
+            status = cli.main(command)
+        except SystemExit as stopped:
+            status = stopped.code
+        (line,) = (x for x in capsys.readouterr().err.splitlines() if "Expected" in x)
+        assert status in (1, 2)
+        assert str(path) in line
+
+
+def test_a_checkpoint_without_a_history_is_damaged(copy, capsys):
+    path = copy / CHECKPOINT_FILE
+    _, arrays = checkpoint(copy)
+    np.savez(path, history="[]", **arrays)
+    assert cli.main(["train", "--resume", str(copy)]) == 1
+    assert "Expected a checkpoint" in capsys.readouterr().err
 
 
 def begin(options):

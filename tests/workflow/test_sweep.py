@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tfhedge import cli
+from tfhedge import cli, files
 from tfhedge.workflow import run
 from tfhedge.workflow.config import (
     OPTIMIZERS,
@@ -17,6 +17,7 @@ from tfhedge.workflow.config import (
     SweepConfig,
     read_settings,
 )
+from tfhedge.workflow.sweep import Search
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -84,6 +85,22 @@ def test_a_search_in_which_all_diverges_has_no_winner(small, tmp_path, monkeypat
     assert cli.main([*options, "--trials", "1"]) == 1
     assert "diverged" in capsys.readouterr().err
     assert not (tmp_path / "sweep.json").exists()
+
+
+def test_a_search_that_is_damaged_is_named(small, tmp_path, capsys):
+    options = ["sweep", "--out", str(tmp_path), "--optimizer", "adam", *small]
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(options)
+    assert f"Received: {tmp_path / 'config.json'}" in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "sweep.json").write_text("[]")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(options)  # the folder is not empty
+    run = RunConfig(optimizer="adam")
+    (tmp_path / "journal.log").write_text("garbage\n{}\n")
+    with pytest.raises(files.DamagedFileError, match="Optuna's journal"):
+        Search(SweepConfig(run=run), tmp_path)
 
 
 def test_processes_share_a_search_and_take_over_from_one_that_is_killed(small, tmp_path):

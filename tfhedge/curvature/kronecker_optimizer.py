@@ -34,7 +34,7 @@ _CHECKS = {
     "num_curvature_paths": checks.positive_integer,
     "num_initial_paths": checks.positive_integer,
     "num_quadratic_paths": checks.positive_integer,
-    "seed": lambda name, value: value,
+    "seed": functools.partial(checks.integer, low=0, high=2**63 - 1),
 }
 
 # A step that is rejected multiplies the damping by the first; one that is taken by the second.
@@ -64,7 +64,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, learning_rate, name, **settings):
         if not isinstance(learning_rate, Schedule):
-            _fraction("learning_rate", learning_rate, closed="right")
+            learning_rate = _fraction("learning_rate", learning_rate, closed="right")
         super().__init__(learning_rate=learning_rate, name=name)
         self._setting_names = list(settings)
         for setting, value in settings.items():

@@ -51,11 +51,13 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
         P&L before costs and costs by name, each float64 NumPy `[2, num_paths]`.
 
     Raises:
-        ValueError: If the problems differ in more than what can be traded, or a number is not a
-            positive integer.
+        ValueError: If there are no hedges, or their problems differ in more than what can be
+            traded, or a number is not a positive integer, or actions have another shape.
     """
     checks.positive_integer("num_paths", num_paths)
     checks.positive_integer("batch_size", batch_size)
+    if not hedges:
+        raise ValueError("Expected at least one hedge. Received: hedges={}")
     problems = [problem for problem, _ in hedges.values()]
     first = problems[0]
     for problem in problems:
@@ -71,6 +73,8 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
         targets = {id(problem): problem.episodes_along(spot, variance)[1] for problem in problems}
         for name, (problem, actions_of) in hedges.items():
             actions = tf.cast(actions_of(spot, variance), tf.float32)
+            shape = [size, problem.num_steps, problem.num_instruments]
+            checks.shape(f"actions of {name}", actions, shape)
             pnl = problem.pnl(actions, *targets[id(problem)])
             outcomes[name].append(np.float64([pnl, problem.cost(actions)]))
     return {name: np.concatenate(parts, axis=1) for name, parts in outcomes.items()}

@@ -38,9 +38,9 @@ class Cliquet:
     cap: float
 
     def __post_init__(self):
-        checks.positive_integer("num_periods", self.num_periods)
-        checks.positive_integer("period", self.period)
-        checks.positive("cap", self.cap)
+        for name in ("num_periods", "period"):
+            checks.keep(self, **{name: checks.positive_integer(name, getattr(self, name))})
+        checks.keep(self, cap=checks.positive("cap", self.cap))
 
     @classmethod
     def from_paper(cls):
@@ -60,8 +60,12 @@ class Cliquet:
 
         Returns:
             Payoff as a fraction of the notional, `[num_paths]`.
+
+        Raises:
+            ValueError: If the prices are not of that shape.
         """
         spot = tf.convert_to_tensor(spot)
+        checks.shape("spot", spot, ["num_paths", self.num_steps + 1])
         fixings = spot[:, :: self.period]
         capped = tf.minimum(fixings[:, 1:] / fixings[:, :-1] - 1.0, self.cap)
         return tf.nn.relu(tf.reduce_sum(capped, axis=1))

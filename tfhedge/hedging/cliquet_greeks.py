@@ -50,7 +50,7 @@ class CliquetGreeks:
     """
 
     def __init__(self, market, claim, dt):
-        self.market, self.claim, self.dt = market, claim, dt
+        self.market, self.claim, self.dt = market, claim, checks.positive("dt", dt)
         self._last_period = PriceSurface(market, dt, claim.period)
         self._log_cap = math.log1p(claim.cap)
         self._splines = self._tabulate() if claim.num_periods > 1 else None

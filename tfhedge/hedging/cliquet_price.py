@@ -16,6 +16,8 @@ _NUM_DECAYS, _NUM_VARIANCES = 16, 32
 # Nodes of the log-return up to the cap and of its transform, in units of its standard deviation.
 _NUM_RETURNS, _MAX_RETURN = 320, 18.0
 _NUM_FREQUENCIES, _MAX_FREQUENCY = 300, 45.0
+# By how much the sum of the returns may be off.
+_TOLERANCE = 1e-5
 # Where the transform of the sum of returns ends, in units of one over a period's deviation.
 _MAX_ORDER = 70.0
 
@@ -91,7 +93,8 @@ class CliquetPricer:
         Args:
             step: Time in steps, an integer below that of the maturity.
             spot: Price of the underlying then, `[n]`.
-            variance: Its instantaneous annual variance, `[n]`.
+            variance: Its instantaneous annual variance, `[n]`, up to the market's
+                `largest_variance`.
             spot_at_last_reset: Its price at the last reset date, which may be this one, `[n]`.
             accrued: Sum of the capped returns of the periods that have ended, `[n]`.
 
@@ -101,13 +104,16 @@ class CliquetPricer:
         Raises:
             ValueError: If the step is out of its range, or, outside of a graph, an observation is.
         """
-        checks.one_of("step", step, range(self.claim.num_steps))
+        checks.integer("step", step, 0, self.claim.num_steps - 1)
+        periods_gone, steps_gone = divmod(step, self.claim.period)
         if tf.executing_eagerly():
+            most, largest = periods_gone * self.claim.cap, self.market.largest_variance
             for name, x in {"spot": spot, "spot_at_last_reset": spot_at_last_reset}.items():
                 checks.elements(name, x, lambda x: x > 0, "positive numbers")
-            checks.elements("variance", variance, lambda x: x >= 0, "non-negative numbers")
-            checks.elements("accrued", accrued, np.isfinite, "finite numbers")
-        periods_gone, steps_gone = divmod(step, self.claim.period)
+            in_range = f"numbers from 0 to {largest:.4g}, the largest variance that is tabulated"
+            checks.elements("variance", variance, lambda x: (x >= 0) & (x <= largest), in_range)
+            at_most = f"at most {most:.4g}, the caps of the periods that have ended"
+            checks.elements("accrued", accrued, lambda x: x <= most + _TOLERANCE, at_most)
         whole_periods = self.claim.num_periods - 1 - periods_gone
         steps_left = self.claim.period - steps_gone
         spot, variance, reset, accrued = (

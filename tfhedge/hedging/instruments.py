@@ -32,19 +32,18 @@ class OptionGrid:
             values = getattr(self, name)
             if np.ndim(values) != 1:
                 raise ValueError(f"Expected `{name}` to be a list. Received: {name}={values!r}")
-            object.__setattr__(self, name, tuple(values))
+            checks.keep(self, **{name: tuple(values)})
         lives = getattr(self, life_name)
         if len(lives) != len(self.strikes):
             raise ValueError(
                 f"Expected `{life_name}` and `strikes` to be of one length. "
                 f"Received: {len(lives)} and {len(self.strikes)} of them"
             )
-        for life in lives:
-            checks.positive_integer(life_name, life)
-        for strike in self.strikes:
-            checks.positive("strikes", strike)
-        checks.non_negative("spot_cost", self.spot_cost)
-        checks.non_negative("option_cost", self.option_cost)
+        lives = tuple(checks.positive_integer(life_name, life) for life in lives)
+        strikes = tuple(checks.positive("strikes", strike) for strike in self.strikes)
+        checks.keep(self, **{life_name: lives}, strikes=strikes)
+        for name in ("spot_cost", "option_cost"):
+            checks.keep(self, **{name: checks.non_negative(name, getattr(self, name))})
 
     @property
     def num_instruments(self):
@@ -247,6 +246,7 @@ class FixedGrid(OptionGrid):
                 raise ValueError(
                     f"Expected `is_call` to be True or False. Received: is_call={is_call!r}"
                 )
+        checks.keep(self, is_call=tuple(map(bool, self.is_call)))
 
     @classmethod
     def chain(cls, expiries, strikes, **costs):

@@ -31,7 +31,7 @@ class HedgingProblem:
         dt: Length of a time step in years.
 
     Raises:
-        ValueError: If `dt` is not positive.
+        ValueError: If `dt` is not positive, or something is in another's place.
 
     Example:
     >>> problem = HedgingProblem.from_paper()
@@ -47,7 +47,11 @@ class HedgingProblem:
     dt: float = 1.0 / 250.0
 
     def __post_init__(self):
-        checks.positive("dt", self.dt)
+        checks.keep(self, dt=checks.positive("dt", self.dt))
+        parts = {"market": "largest_variance", "claim": "payoff", "instruments": "premiums"}
+        for name, has in {**parts, "objective": "loss"}.items():
+            if not hasattr(getattr(self, name), has):
+                raise ValueError(f"Expected `{name}` with `{has}`. Received: {getattr(self, name)}")
 
     @classmethod
     def from_paper(cls):
@@ -168,9 +172,8 @@ class HedgingProblem:
             `[num_paths, num_steps, num_instruments]` and `[num_paths]`. Returns are in units of the
             initial spot, the payoff in units of the claim's notional.
         """
-        return self.episodes_along(*self.simulate(num_paths, seed, first_path))
+        return self._episodes_along(*self.simulate(num_paths, seed, first_path))
 
-    @tf.autograph.experimental.do_not_convert  # likewise
     def episodes_along(self, spot, variance):
         """Given paths with all that training and evaluation need of them, as `episodes`.
 
@@ -180,7 +183,20 @@ class HedgingProblem:
 
         Returns:
             `(features, (returns, payoff))`.
+
+        Raises:
+            ValueError: As `dataset_along`, but not in a graph.
         """
+        if tf.executing_eagerly():
+            spot, variance = self._checked_paths(spot, variance)
+        return self._episodes_along(spot, variance)
+
+    def _checked_paths(self, spot, variance):
+        paths = checks.paths(spot, variance, self.num_steps + 1)
+        return tuple(np.float32(x) for x in paths)
+
+    @tf.autograph.experimental.do_not_convert  # likewise
+    def _episodes_along(self, spot, variance):
         relative = spot / self.market.spot
         premiums = self._premiums(relative, variance)
         rate, dividend_yield = self.market.rate * self.dt, self.market.dividend_yield * self.dt
@@ -206,7 +222,7 @@ class HedgingProblem:
         checks.positive_integer("num_paths", num_paths)
         checks.positive_integer("batch_size", batch_size)
         num_full, rest = divmod(num_paths, batch_size)
-        checks.one_of("first_batch", first_batch, range(num_full + bool(rest)))
+        checks.integer("first_batch", first_batch, 0, num_full + bool(rest) - 1)
         batches = tf.data.Dataset.range(first_batch, num_full).map(
             lambda batch: self.episodes(batch_size, seed, first_path=batch * batch_size)
         )
@@ -232,9 +248,8 @@ class HedgingProblem:
                 that is not positive or a variance that is negative.
         """
         checks.positive_integer("batch_size", batch_size)
-        paths = checks.paths(spot, variance, self.num_steps + 1)
-        paths = tf.data.Dataset.from_tensor_slices(tuple(np.float32(x) for x in paths))
-        return paths.batch(batch_size).map(self.episodes_along).prefetch(1)
+        paths = tf.data.Dataset.from_tensor_slices(self._checked_paths(spot, variance))
+        return paths.batch(batch_size).map(self._episodes_along).prefetch(1)
 
     def pnl(self, actions, returns, payoff):
         """Terminal P&L before costs, Gamma_T(u) - psi, `[num_paths]`."""

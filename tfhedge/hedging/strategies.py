@@ -98,14 +98,13 @@ class DeltaVegaHedge(DeltaHedge):
         grid = problem.instruments
         if not isinstance(grid, FloatingGrid):
             raise ValueError(f"Expected a problem with a FloatingGrid. Received: {grid}")
-        checks.one_of("option", option, range(1, problem.num_instruments))
-        self.option = option
+        self.option = checks.integer("option", option, 1, problem.num_instruments - 1)
         self.interval = checks.positive_integer("interval", interval)
         self._life, self._strike = grid.maturities[option - 1], grid.strikes[option - 1]
         self._option_greeks = _option_greeks(problem.market, problem.dt, self._life, self._strike)
 
     def __call__(self, spot, variance):
-        """As `DeltaHedge`."""
+        """As `DeltaHedge`; raises a `ValueError` if the option has no vega on a path."""
         spot, variance = (tf.cast(x, tf.float32) for x in (spot, variance))
         delta, vega = (np.array(x) for x in self.greeks(spot, variance))
         bought = np.zeros_like(vega)
@@ -114,7 +113,13 @@ class DeltaVegaHedge(DeltaHedge):
             option_delta, option_vega = (
                 x.numpy() for x in self._option_greeks(spot[:, alive], variance[:, alive])
             )
-            bought[:, time] = vega[:, time] / option_vega[:, 0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                bought[:, time] = vega[:, time] / option_vega[:, 0]
+            if not np.isfinite(bought[:, time]).all():
+                raise ValueError(
+                    f"Expected an option with a vega on each path. Received: option={self.option}, "
+                    f"{self._life} steps, strike {self._strike}"
+                )
             delta[:, alive] -= bought[:, time, None] * option_delta
             vega[:, alive] -= bought[:, time, None] * option_vega
         actions = self._actions(delta)

@@ -141,6 +141,7 @@ def calibrate(chain, weights="vega", feller=False):
             f"Received: one, {365 * chain.maturity[0]:.0f} days"
         )
     weight = _weights(chain, weights)
+    one_of("feller", feller, (True, False))
     box = coordinate_bounds(feller)
     starts = tf.clip_by_value(coordinates_of(starting_points(chain), feller), *box)
     vega = np.maximum(chain.vega, _LEAST_VEGA)

@@ -10,6 +10,7 @@ from tfhedge.checks import (
     elements,
     finite,
     in_range,
+    keep,
     non_negative,
     positive,
 )
@@ -63,15 +64,12 @@ class Heston:
     dividend_yield: float = 0.0
 
     def __post_init__(self):
-        checked = {
-            name: positive(name, getattr(self, name)) for name in ("spot", "kappa", "theta", "xi")
-        }
-        checked["v0"] = non_negative("v0", self.v0)
-        checked["rho"] = in_range("rho", self.rho, -1, 1, closed="neither")
+        for name in ("spot", "kappa", "theta", "xi"):
+            keep(self, **{name: positive(name, getattr(self, name))})
+        keep(self, v0=non_negative("v0", self.v0))
+        keep(self, rho=in_range("rho", self.rho, -1, 1, closed="neither"))
         for name in ("rate", "dividend_yield"):
-            checked[name] = finite(name, getattr(self, name))
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            keep(self, **{name: finite(name, getattr(self, name))})
 
     @classmethod
     def from_paper(cls):

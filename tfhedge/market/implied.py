@@ -47,11 +47,21 @@ def black_price(volatility, spot, strike, maturity, is_call, *, rate=0.0, divide
     Returns:
         float64 tensor of the broadcast shape.
 
+    Raises:
+        ValueError: If a number is out of its range or shapes do not broadcast; not in a graph.
+
     Reference: Black, The pricing of commodity contracts (1976), eq. 16.
 
     >>> print(f"{black_price(0.2, 100.0, 110.0, 0.5, True, rate=0.01).numpy():.10f}")
     2.3394205137
     """
+    if tf.executing_eagerly():
+        _check(
+            is_call,
+            positive={"spot": spot, "strike": strike},
+            non_negative={"volatility": volatility, "maturity": maturity},
+            finite={"rate": rate, "dividend_yield": dividend_yield},
+        )
     volatility, *option = map(_float64, (volatility, spot, strike, maturity, rate, dividend_yield))
     return _black_price(volatility, tf.convert_to_tensor(is_call, tf.bool), *option)
 
@@ -120,14 +130,11 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
     [0.2, 0.2]
     """
     if tf.executing_eagerly():
-        numbers = {
-            name: elements(name, value, lambda x: x > 0, "positive numbers")
-            for name, value in (("spot", spot), ("strike", strike), ("maturity", maturity))
-        }
-        carry = (("rate", rate), ("dividend_yield", dividend_yield))
-        for name, value in (("price", price), *carry):
-            numbers[name] = elements(name, value, np.isfinite, "finite numbers")
-        broadcast_with_booleans("is_call", is_call, numbers)
+        _check(
+            is_call,
+            positive={"spot": spot, "strike": strike, "maturity": maturity},
+            finite={"price": price, "rate": rate, "dividend_yield": dividend_yield},
+        )
     price, *option = map(_float64, (price, spot, strike, maturity, rate, dividend_yield))
     volatility, low, high = _implied_volatility(
         price, tf.convert_to_tensor(is_call, tf.bool), *option
@@ -231,5 +238,19 @@ def _deviation(x, fraction, rest):
     return s - (step - tf.stop_gradient(step))
 
 
+def _check(is_call, positive, finite, non_negative=None):
+    """Checks numbers by name, and that all shapes broadcast."""
+    numbers = {}
+    for arguments, valid, expectation in (
+        (positive, lambda x: x > 0, "positive numbers"),
+        (non_negative or {}, lambda x: x >= 0, "non-negative numbers"),
+        (finite, np.isfinite, "finite numbers"),
+    ):
+        for name, value in arguments.items():
+            numbers[name] = elements(name, value, valid, expectation)
+    broadcast_with_booleans("is_call", is_call, numbers)
+
+
 def _float64(x):
-    return tf.convert_to_tensor(x, tf.float64)
+    # Not `tf.cast` of a Python number, which would be one of float32 first.
+    return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.convert_to_tensor(x, tf.float64)

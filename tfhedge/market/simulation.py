@@ -67,11 +67,15 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
 
 def _integers(name, value, shape, low, expectation):
     """An int64 tensor: `fold_in` gives other numbers for an index of another type."""
-    tensor = tf.convert_to_tensor(value)
+    message = f"Expected `{name}` to be {expectation}. Received: {name}={value!r}"
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(message) from error
     known = tf.get_static_value(tensor)  # None for a tensor of a graph
     is_integer = tensor.dtype.is_integer and tensor.shape.is_compatible_with(shape)
     if not is_integer or (known is not None and np.any(known < low)):
-        raise ValueError(f"Expected `{name}` to be {expectation}. Received: {name}={value!r}")
+        raise ValueError(message)
     return tf.cast(tensor, tf.int64)
 
 

@@ -125,14 +125,12 @@ class CompiledRollout:
         bytes_of_path = sum(size * dtype.size for size, dtype in zip(sizes, dtypes, strict=True))
         num_slots = max(1, _MAX_BYTES // (self.num_lanes * chunk * num_steps * bytes_of_path))
         num_slots = min(num_slots, num_turns)
-        key = num_slots, num_steps, chunk, tuple(dtypes)
+        key = tuple(sizes), num_slots, num_steps, chunk, tuple(dtypes)
         if key not in self._lanes:
             # In a thread of its own, where no graph is being built: `tf.function` allows the making
             # of variables in its first trace only.
             with ThreadPoolExecutor() as pool:
-                self._lanes[key] = list(
-                    pool.map(lambda _: _Lane(sizes, *key), range(self.num_lanes))
-                )
+                self._lanes[key] = list(pool.map(lambda _: _Lane(*key), range(self.num_lanes)))
             variables = [v for lane in self._lanes[key] for v in lane.kept]
             weakref.finalize(self, _release, variables).atexit = False
         return self._lanes[key]

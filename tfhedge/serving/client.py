@@ -2,7 +2,9 @@
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
+from http.client import HTTPException
 
 import grpc
 import numpy as np
@@ -40,7 +42,7 @@ class HedgeClient:
         self._predict = self._by_rest if "://" in address else self._by_grpc
         if "://" in address:
             versions = f"/versions/{version}" if version else ""
-            self.url = f"{address.rstrip('/')}/v1/models/{model}{versions}"
+            self.url = f"{address.rstrip('/')}/v1/models/{urllib.parse.quote(model)}{versions}"
         else:
             channel = grpc.insecure_channel(address)
             self.stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -106,22 +108,24 @@ class HedgeClient:
     def _by_rest(self, signature, inputs):
         inputs = {name: x.tolist() for name, x in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
-        outputs = self._ask(f"{self.url}:predict", body)["outputs"]
+        outputs = self._ask(f"{self.url}:predict", "outputs", body)
         if isinstance(outputs, list):  # a single output comes without its name
             outputs = {self._only_output(signature): outputs}
         outputs = {name: np.asarray(x) for name, x in outputs.items()}
         return {name: x if x.dtype == bool else np.float32(x) for name, x in outputs.items()}
 
     def _only_output(self, signature):
-        metadata = self._ask(f"{self.url}/metadata")["metadata"]
+        metadata = self._ask(f"{self.url}/metadata", "metadata")
         (name,) = metadata["signature_def"]["signature_def"][signature]["outputs"]
         return name
 
-    def _ask(self, url, body=None):
+    def _ask(self, url, key, body=None):
         try:
             with urllib.request.urlopen(url, body, self.timeout) as answer:
-                return json.load(answer)
+                return json.load(answer)[key]
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{url}: {error}, {error.read().decode()}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise RuntimeError(f"{url}: {error}") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise RuntimeError(f"{url}: no answer of TensorFlow Serving, {error!r}") from error

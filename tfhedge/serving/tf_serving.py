@@ -96,15 +96,16 @@ def docker_command(base):
     >>> from pathlib import Path
     >>> print(docker_command(Path("/srv/models/cliquet")).splitlines()[1].strip())
     --mount type=bind,source=/srv/models/cliquet,target=/models/cliquet,readonly \
+    >>> print(docker_command(Path("/srv/my models")).splitlines()[3].strip())
+    '--model_config_file=/models/my models/models.config' \
     """
     base = base.resolve()
     inside = f"/models/{base.name}"
-    return " \\\n    ".join(
-        [
-            "docker run --rm -p 8500:8500 -p 8501:8501",
-            f"--mount type=bind,source={shlex.quote(str(base))},target={inside},readonly",
-            "tensorflow/serving",
-            f"--model_config_file={inside}/{MODELS_FILE}",
-            f"--enable_batching --batching_parameters_file={inside}/{BATCHING_FILE}",
-        ]
-    )
+    lines = [
+        ["docker", "run", "--rm", "-p", "8500:8500", "-p", "8501:8501"],
+        ["--mount", f"type=bind,source={base},target={inside},readonly"],
+        ["tensorflow/serving"],
+        [f"--model_config_file={inside}/{MODELS_FILE}"],
+        ["--enable_batching", f"--batching_parameters_file={inside}/{BATCHING_FILE}"],
+    ]
+    return " \\\n    ".join(map(shlex.join, lines))

@@ -7,13 +7,14 @@ import json
 import signal
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
 
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
-from tfhedge.files import write_bytes, write_text
+from tfhedge.files import DamagedFileError, write_bytes, write_text
 
 
 class OptimizerStatistics(keras.callbacks.Callback):
@@ -217,19 +218,26 @@ def restore(path, hedger):
         The rows of the history.
 
     Raises:
-        ValueError: If it is the checkpoint of an optimizer with other variables.
+        DamagedFileError: If the file is not whole, or that of another policy or optimizer.
+        OSError: If it cannot be read.
     """
-    with np.load(path) as arrays:
-        prefix = "optimizer_"
-        state = {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        rows = json.loads(arrays.pop("history").item())
+        weights = [arrays.pop(f"weight_{i}") for i in range(len(hedger.weights))]
+        state = {name.removeprefix("optimizer_"): array for name, array in arrays.items()}
         if len(state) != len(hedger.optimizer.variables):  # Keras would go on without them
-            raise ValueError(
-                f"Expected a checkpoint with the {len(hedger.optimizer.variables)} variables of "
-                f"{hedger.optimizer.name}. Received: {path} with {len(state)}"
-            )
-        hedger.set_weights([arrays[f"weight_{i}"] for i in range(len(hedger.weights))])
+            raise ValueError(f"a checkpoint with {len(state)} variables of an optimizer")
+        rows[-1]["step"]  # there is at least one validation
+        hedger.set_weights(weights)
         hedger.optimizer.load_own_variables(state)
-        return json.loads(arrays["history"].item())
+    except (EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(
+            f"Expected a checkpoint with the {len(hedger.optimizer.variables)} variables of "
+            f"{hedger.optimizer.name}. Received: {path}, {error}"
+        ) from error
+    return rows
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ import logging
 import keras
 import tensorflow as tf
 
-from tfhedge import replicas
+from tfhedge import checks, replicas
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
 from tfhedge.hedging.controls import Controls
+from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.training.gauss_newton import GaussNewton
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class DeepHedger(keras.Model):
 
     def __init__(self, problem, policy, controls="positions", **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(problem, HedgingProblem):
+            raise ValueError(f"Expected `problem` to be a HedgingProblem. Received: {problem}")
         self.problem = problem
         self.policy = policy
         self.controls = Controls.of(problem, controls)
@@ -129,7 +132,16 @@ class DeepHedger(keras.Model):
                 outside of its scope: each process has its own, does with it what the others do, and
                 is given the whole batch.
             **kwargs: As for any Keras model.
+
+        Raises:
+            ValueError: If a `DHKFAC` is to train a policy of which a part is frozen.
         """
+        frozen = len(self.policy.weights) - len(self.policy.trainable_weights)
+        if isinstance(optimizer, KroneckerOptimizer) and frozen:
+            raise ValueError(
+                f"Expected a policy that is trainable as a whole, for {optimizer.name}. "
+                f"Received: one with {frozen} weights that are not"
+            )
         # Keras would wrap the optimizer to scale the loss of float16; `train_step` does it.
         super().compile(
             optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs
@@ -183,6 +195,7 @@ class DeepHedger(keras.Model):
 
     def call(self, features):
         """All trades of each path."""
+        self._check_features(features)
         actions = self.policy(features, self.problem.availability)
         return self.controls.trades(tf.cast(actions, self.policy.variable_dtype))
 
@@ -198,6 +211,7 @@ class DeepHedger(keras.Model):
         """
         if not self._compiles_policy:
             return self(features)
+        self._check_features(features)
         features = tf.cast(features, self.policy.variable_dtype)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
@@ -324,6 +338,10 @@ class DeepHedger(keras.Model):
             )
         return CurvatureReport.of(optimizer)
 
+    def _check_features(self, features):
+        problem = self.problem
+        checks.shape("features", features, ["num_paths", problem.num_steps, problem.num_features])
+
     def _unpack(self, data):
         """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
         features, target, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -332,4 +350,14 @@ class DeepHedger(keras.Model):
                 "Expected no `sample_weight`, as the objective is one of all paths together. "
                 f"Received: sample_weight={sample_weight}"
             )
-        return [tf.cast(x, self.policy.variable_dtype) for x in (features, *target)]
+        if not isinstance(target, (tuple, list)) or len(target) != 2:
+            raise ValueError(
+                "Expected batches `(features, (returns, payoff))`, as those of `problem.dataset`. "
+                f"Received: {data}"
+            )
+        returns, payoff = target
+        self._check_features(features)
+        sizes = self.problem.num_steps, self.problem.num_instruments
+        checks.shape("returns", returns, ["num_paths", *sizes])
+        checks.shape("payoff", payoff, ["num_paths"])
+        return [tf.cast(x, self.policy.variable_dtype) for x in (features, returns, payoff)]

@@ -10,7 +10,7 @@ import time
 import keras
 
 from tfhedge.evaluation import figures
-from tfhedge.files import write_json, write_text
+from tfhedge.files import read_json, write_json, write_text
 from tfhedge.training.path_statistics import PathStatistics
 from tfhedge.workflow.machine import machine
 from tfhedge.workflow.run import (
@@ -103,7 +103,7 @@ def collect(config, folder):
     """The contents of `optimizers.json`."""
     results = {name: read_optimizer(config, name, folder) for name in LABELS}
     results = {name: result for name, result in results.items() if result["runs"]}
-    times = json.loads((folder / "step_seconds.json").read_text())
+    times = read_json(folder / "step_seconds.json")
     target = None
     if REFERENCE in results:
         best = [run["best_val_loss"] for run in results[REFERENCE]["runs"]]
@@ -160,14 +160,14 @@ def read_optimizer(config, optimizer, folder):
     folder = folder / optimizer
     path, runs = folder / "sweep" / "sweep.json", [folder / f"seed-{x}" for x in seeds(config)]
     return {
-        "search": json.loads(path.read_text()) if path.exists() else None,
+        "search": read_json(path) if path.exists() else None,
         "runs": [read_run(run) for run in runs if (run / "summary.json").exists()],
     }
 
 
 def read_run(folder):
     """The contents of a finished run's `summary.json`, and its `history`."""
-    return {**json.loads((folder / "summary.json").read_text()), "history": read_history(folder)}
+    return {**read_json(folder / "summary.json"), "history": read_history(folder)}
 
 
 def read_history(folder):

@@ -1,7 +1,5 @@
 """The figures of the paper, of a run and of the optimizers, with their data, and its findings."""
 
-import json
-
 import numpy as np
 import scipy.stats
 import tensorflow as tf
@@ -9,7 +7,7 @@ import tensorflow as tf
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS, histogram
-from tfhedge.files import write_json
+from tfhedge.files import read_json, write_json
 from tfhedge.hedging.instruments import FloatingGrid
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.implied import implied_volatility
@@ -92,9 +90,9 @@ def read_experiment(path):
         OSError: If it cannot be read.
     """
     try:
-        outcome = json.loads(path.read_text())
-        outcome["target"], outcome["comparison"], outcome["optimizers"], outcome["step_seconds"]
-    except (KeyError, TypeError, ValueError) as error:
+        outcome = read_json(path)
+        read_bands(outcome), findings_on_optimizers(outcome["comparison"] or {}), outcome["target"]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         expected = "Expected the optimizers.json of an experiment"
         raise ValueError(f"{expected}. Received: {path}, {error!r}") from error
     return outcome

@@ -15,7 +15,7 @@ from tfhedge import checks
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE, histogram
-from tfhedge.files import Lock, create_json, write_json
+from tfhedge.files import Lock, create_json, read_json, write_json
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
 from tfhedge.hedging.objectives import MeanVariance
@@ -33,7 +33,13 @@ from tfhedge.training.callbacks import (
 )
 from tfhedge.training.hedger import DeepHedger
 from tfhedge.training.schedules import WarmUpExponentialDecay
-from tfhedge.workflow.config import CHECKPOINT_FILE, CONFIG_FILE, differences, read_settings
+from tfhedge.workflow.config import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    LARGEST_SEED,
+    differences,
+    read_settings,
+)
 
 # Streams of paths of one seed: for training, validation and the final report.
 TRAINING, VALIDATION, TEST = range(3)
@@ -147,7 +153,7 @@ def open_folder(folder, config):
         if not path.exists():
             raise
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    if differing := differences(json.loads(path.read_text()), settings):
+    if differing := differences(read_json(path), settings):
         raise ValueError(f"{folder} holds the results of other settings: {differing}")
 
 
@@ -162,7 +168,7 @@ def record_optimizer(folder, optimizer):
     del settings["config"]["name"]  # Keras counts them
     if not path.exists():
         write_json(path, settings)
-    elif differing := differences(json.loads(path.read_text()), settings):
+    elif differing := differences(read_json(path), settings):
         raise RuntimeError(f"{folder} holds a run by another optimizer: {differing}")
 
 
@@ -179,7 +185,7 @@ def check_test_paths(num_paths, seed):
         ValueError: If a number is out of its range.
     """
     checks.positive_integer("num_paths", num_paths)
-    checks.one_of("seed", seed, range(2**31 - 1))
+    checks.integer("seed", seed, 0, LARGEST_SEED)
 
 
 def load_run(folder):
@@ -197,12 +203,12 @@ def load_run(folder):
     """
     hedger = make_hedger(read_settings(folder / CONFIG_FILE))
     path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else None
-    if summary and summary["stopped_by"] == "diverged":
+    summary = read_json(path) if path.exists() else {}
+    if summary.get("stopped_by") == "diverged":
         raise ValueError(f"Expected a run with a policy. Received: {folder}, which diverged")
     rows = restore(folder / CHECKPOINT_FILE, hedger)
     # An interrupted run was evaluated after its last checkpoint.
-    is_its_summary = summary and summary["steps"] == rows[-1]["step"]
+    is_its_summary = summary.get("steps") == rows[-1]["step"]
     return hedger, summary if is_its_summary else None
 
 

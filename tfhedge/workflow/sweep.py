@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from tfhedge.evaluation import figures
-from tfhedge.files import Lock, write_json
+from tfhedge.files import DamagedFileError, Lock, read_json, write_json
 from tfhedge.workflow.config import SEARCH_GRIDS
 from tfhedge.workflow.run import fit, make_hedger, open_folder
 
@@ -48,7 +48,7 @@ def sweep(config, folder):
         with Lock(folder):
             if not path.exists():  # as no other process has written it
                 write_outcome(search.outcome(), config, folder)
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def write_outcome(outcome, config, folder):
@@ -80,14 +80,17 @@ class Search:
         self.storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with Lock(folder):
-            self.study = optuna.create_study(
-                study_name=NAME,
-                storage=self.storage,
-                pruner=optuna.pruners.SuccessiveHalvingPruner(
-                    min_resource=max(1, config.run.steps // 4), reduction_factor=2
-                ),
-                load_if_exists=True,
-            )
+            try:
+                self.study = optuna.create_study(
+                    study_name=NAME,
+                    storage=self.storage,
+                    pruner=optuna.pruners.SuccessiveHalvingPruner(
+                        min_resource=max(1, config.run.steps // 4), reduction_factor=2
+                    ),
+                    load_if_exists=True,
+                )
+            except json.JSONDecodeError as error:
+                raise DamagedFileError(f"Expected Optuna's journal in {folder}: {error}") from error
 
     def run(self):
         """Runs trials until all have ended, here or in other processes."""

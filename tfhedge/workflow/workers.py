@@ -29,7 +29,7 @@ def connect(addresses, index, config):
             raise ValueError(f"Expected `workers` to be host:port. Received: {address!r}")
     if len(set(addresses)) < max(2, len(addresses)):
         raise ValueError(f"Expected at least two different `workers`. Received: {addresses}")
-    checks.one_of("worker", index, range(len(addresses)))
+    checks.integer("worker", index, 0, len(addresses) - 1)
     last_batch = config.num_paths % config.batch_size or config.batch_size
     if min(config.batch_size, last_batch) < len(addresses):
         raise ValueError(
