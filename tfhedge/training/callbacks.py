@@ -222,8 +222,8 @@ def restore(path, hedger):
         OSError: If it cannot be read.
     """
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file) as npz:
+            arrays = dict(npz)
         rows = json.loads(arrays.pop("history").item())
         weights = [arrays.pop(f"weight_{i}") for i in range(len(hedger.weights))]
         state = {name.removeprefix("optimizer_"): array for name, array in arrays.items()}

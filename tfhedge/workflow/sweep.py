@@ -77,20 +77,20 @@ class Search:
         self.config = config
         self.folder = folder
         self.grid = SEARCH_GRIDS[config.run.optimizer]
-        self.storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            self.storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+        except json.JSONDecodeError as error:
+            raise DamagedFileError(f"Expected Optuna's journal.log in {folder}: {error}") from error
         with Lock(folder):
-            try:
-                self.study = optuna.create_study(
-                    study_name=NAME,
-                    storage=self.storage,
-                    pruner=optuna.pruners.SuccessiveHalvingPruner(
-                        min_resource=max(1, config.run.steps // 4), reduction_factor=2
-                    ),
-                    load_if_exists=True,
-                )
-            except json.JSONDecodeError as error:
-                raise DamagedFileError(f"Expected Optuna's journal in {folder}: {error}") from error
+            self.study = optuna.create_study(
+                study_name=NAME,
+                storage=self.storage,
+                pruner=optuna.pruners.SuccessiveHalvingPruner(
+                    min_resource=max(1, config.run.steps // 4), reduction_factor=2
+                ),
+                load_if_exists=True,
+            )
 
     def run(self):
         """Runs trials until all have ended, here or in other processes."""
