@@ -78,6 +78,19 @@ def test_price_with_drift_where_the_variance_reaches_zero():
     assert abs(value - mean) < 4.0 * error
 
 
+def test_price_where_the_variance_is_mostly_zero_and_at_times_very_high():
+    market = Heston(1.0, 0.01, 0.5, 0.04, 1.0, -0.7)  # 2 kappa theta / xi^2 is 0.04
+    pricer = CliquetPricer(market, CLIQUET, DT)
+    for step, spot, variance, accrued, bias in (
+        (119, 1.0, 0.04, -0.02, 0.0),
+        (215, 0.99, 0.04, 0.0, 0.0),
+        (215, 0.99, 0.0, 0.0, 1e-4),
+    ):
+        (value,) = price(pricer, step, spot, variance, 1.0, accrued).numpy()
+        mean, error = monte_carlo(market, CLIQUET, step, spot, variance, 1.0, accrued)
+        assert abs(value - mean) < 4.0 * error + bias
+
+
 @pytest.mark.parametrize(("num_periods", "cap"), [(2, 0.015), (2, 0.2), (5, 0.002)])
 def test_independent_returns(num_periods, cap):
     """With hardly any volatility of variance the returns are lognormal: a sum on a fine grid."""

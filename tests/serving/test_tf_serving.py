@@ -167,6 +167,11 @@ def test_what_is_not_served_is_said_to_be_missing(address, model, version):
         client.initial_state(1)
 
 
+def test_there_is_no_version_zero():
+    with pytest.raises(ValueError, match="Expected `version` to be a positive integer"):
+        th.HedgeClient("localhost:1", "cliquet", version=0)
+
+
 @pytest.mark.parametrize("address", ["localhost:1", "http://localhost:1"])
 def test_a_server_that_is_not_there_is_said_to_be_away(address):
     with pytest.raises(RuntimeError, match=r"(?i)unavailable|refused"):

@@ -11,8 +11,9 @@ from tfhedge import checks
 from tfhedge.market.affine import affine_exponents, expected_integrated_variance, to_complex
 from tfhedge.market.fourier import heston_price
 
-# Functions of the variance are combinations of so many exponentials, fitted at so many nodes.
-_NUM_DECAYS, _NUM_VARIANCES = 16, 32
+# Functions of the variance are combinations of exponentials, from one that falls to 1/e over all
+# variances to one that does over a twelfth of the long-run variance, with so many in each factor e.
+_FASTEST_DECAY, _DECAY_DENSITY = 12.0, 2.5
 # Nodes of the log-return up to the cap and of its transform, in units of its standard deviation.
 _NUM_RETURNS, _MAX_RETURN = 320, 18.0
 _NUM_FREQUENCIES, _MAX_FREQUENCY = 300, 45.0
@@ -43,6 +44,9 @@ class CliquetPricer:
       the integral, which then converges as $|z|^{-3}$, and added at the end.
     - Within the last period, the price is that of two calls.
 
+    Where the variance is all but zero, in a market with $2\kappa\theta / \xi^2$ as low as 0.04, the
+    price has four decimals only.
+
     Args:
         market: A `Heston` market.
         claim: A `Cliquet`.
@@ -63,8 +67,11 @@ class CliquetPricer:
         self.market = market
         self.claim = claim
         self.dt = checks.positive("dt", dt)
-        self.decays = np.append(0.0, np.geomspace(0.05, 12.0, _NUM_DECAYS - 1) / market.theta)
-        angles = np.pi * (np.arange(_NUM_VARIANCES) + 0.5) / _NUM_VARIANCES
+        slowest, fastest = 1.0 / market.largest_variance, _FASTEST_DECAY / market.theta
+        num_decays = 1 + math.ceil(_DECAY_DENSITY * math.log(fastest / slowest))
+        self.decays = np.append(0.0, np.geomspace(slowest, fastest, num_decays))
+        num_nodes = 2 * len(self.decays)
+        angles = np.pi * (np.arange(num_nodes) + 0.5) / num_nodes
         nodes = market.largest_variance * (0.5 - 0.5 * np.cos(angles)) ** 2
         fit = np.linalg.pinv(np.exp(-np.outer(nodes, self.decays)), rcond=1e-11)
 

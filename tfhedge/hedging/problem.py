@@ -48,10 +48,15 @@ class HedgingProblem:
 
     def __post_init__(self):
         checks.keep(self, dt=checks.positive("dt", self.dt))
-        parts = {"market": "largest_variance", "claim": "payoff", "instruments": "premiums"}
-        for name, has in {**parts, "objective": "loss"}.items():
-            if not hasattr(getattr(self, name), has):
-                raise ValueError(f"Expected `{name}` with `{has}`. Received: {getattr(self, name)}")
+        for name, member in (
+            ("market", "largest_variance"),
+            ("claim", "payoff"),
+            ("instruments", "premiums"),
+            ("objective", "loss"),
+        ):
+            part = getattr(self, name)
+            if not hasattr(part, member):
+                raise ValueError(f"Expected `{name}` to have `{member}`. Received: {part}")
 
     @classmethod
     def from_paper(cls):

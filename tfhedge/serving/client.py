@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from tfhedge import checks
 from tfhedge.serving.tf_serving import predict_request
 
 
@@ -24,6 +25,7 @@ class HedgeClient:
         timeout: Seconds after which an answer has not come.
 
     Raises:
+        ValueError: If the version is not a positive integer.
         RuntimeError: In each method, if the server cannot be reached or refuses the request.
 
     Example:
@@ -37,7 +39,7 @@ class HedgeClient:
 
     def __init__(self, address, model, version=None, timeout=10.0):
         self.model = model
-        self.version = version
+        self.version = None if version is None else checks.positive_integer("version", version)
         self.timeout = timeout
         self._predict = self._by_rest if "://" in address else self._by_grpc
         if "://" in address:
