@@ -271,9 +271,12 @@ def test_batches_of_another_problem_are_refused_and_leave_no_trace(batch, compla
 
 
 def test_features_of_another_problem_are_refused(trading_hedger):
-    for method in (trading_hedger, trading_hedger.actions, trading_hedger.predict):
+    trading_hedger.predict(FEATURES, verbose=0)
+    for method in (trading_hedger, trading_hedger.actions):
         with pytest.raises(ValueError, match="Expected `features` of shape"):
             method(FEATURES[:, :4])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected shape \[\?,8,10\]"):
+        trading_hedger.predict(FEATURES[:, :4], verbose=0)  # by the graph that is there
 
 
 def test_a_policy_of_which_a_part_is_frozen_is_for_other_optimizers():

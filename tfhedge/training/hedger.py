@@ -195,7 +195,7 @@ class DeepHedger(keras.Model):
 
     def call(self, features):
         """All trades of each path."""
-        self._check_features(features)
+        features = self._checked_features(features)
         actions = self.policy(features, self.problem.availability)
         return self.controls.trades(tf.cast(actions, self.policy.variable_dtype))
 
@@ -211,8 +211,7 @@ class DeepHedger(keras.Model):
         """
         if not self._compiles_policy:
             return self(features)
-        self._check_features(features)
-        features = tf.cast(features, self.policy.variable_dtype)
+        features = tf.cast(self._checked_features(features), self.policy.variable_dtype)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
@@ -338,9 +337,10 @@ class DeepHedger(keras.Model):
             )
         return CurvatureReport.of(optimizer)
 
-    def _check_features(self, features):
-        problem = self.problem
-        checks.shape("features", features, ["num_paths", problem.num_steps, problem.num_features])
+    def _checked_features(self, features):
+        sizes = self.problem.num_steps, self.problem.num_features
+        checks.shape("features", features, ["num_paths", *sizes])
+        return tf.ensure_shape(features, [None, *sizes])  # Keras may have traced with other sizes
 
     def _unpack(self, data):
         """Features, returns and payoff of what `fit`, `train_on_batch` and their like hand over."""
@@ -356,7 +356,7 @@ class DeepHedger(keras.Model):
                 f"Received: {data}"
             )
         returns, payoff = target
-        self._check_features(features)
+        features = self._checked_features(features)
         sizes = self.problem.num_steps, self.problem.num_instruments
         checks.shape("returns", returns, ["num_paths", *sizes])
         checks.shape("payoff", payoff, ["num_paths"])
