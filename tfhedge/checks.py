@@ -162,15 +162,15 @@ def shape(name, values, expected):
 
     >>> shape("payoff", np.ones([7, 1]), ["num_paths"])
     Traceback (most recent call last):
-    ValueError: Expected `payoff` of shape [num_paths]. Received shape: [7, 1]
+    ValueError: Expected `payoff` to be of shape [num_paths]. Received shape: (7, 1)
     """
-    sizes = values.shape if isinstance(values.shape, tuple) else values.shape.as_list()
+    sizes = tuple(values.shape)
     fits = len(sizes) == len(expected) and all(
         isinstance(x, str) or size in (x, None) for size, x in zip(sizes, expected, strict=True)
     )
     if not fits:
         expected = ", ".join(map(str, expected))
-        raise ValueError(f"Expected `{name}` of shape [{expected}]. Received shape: {list(sizes)}")
+        raise ValueError(f"Expected `{name}` to be of shape [{expected}]. Received shape: {sizes}")
 
 
 def broadcast_with_booleans(name, values, numbers):
@@ -210,10 +210,10 @@ def one_of(name, value, choices):
     return value
 
 
-def keep(instance, **values):
-    """Sets fields of a frozen dataclass, in its `__post_init__`, to what the checks returned."""
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
+def keep(instance, check, *names):
+    """Replaces fields of a frozen dataclass, in its `__post_init__`, by what a check returns."""
+    for name in names:
+        object.__setattr__(instance, name, check(name, getattr(instance, name)))
 
 
 def value_is_real(value):

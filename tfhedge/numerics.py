@@ -4,6 +4,12 @@ import numpy as np
 import tensorflow as tf
 
 
+def float64(x):
+    """A float64 tensor of numbers, of an array or of a tensor of another precision."""
+    # Not `tf.cast` of a Python number, which would be one of float32 first.
+    return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.convert_to_tensor(x, tf.float64)
+
+
 def symexp(x):
     r"""Symmetric exponential, the inverse of the symmetric logarithm.
 

@@ -93,5 +93,6 @@ def test_hedges_that_are_none_or_trade_in_something_else():
     with pytest.raises(ValueError, match="Expected at least one hedge"):
         run_hedges({}, num_paths=10, seed=0)
     _, trades_of_other = idle(FIXED)
-    with pytest.raises(ValueError, match=r"`actions of x` of shape \[10, 6, 2\]. .* \[10, 6, 5\]"):
+    message = r"`actions of x` to be of shape \[10, 6, 2\]. .* \(10, 6, 5\)"
+    with pytest.raises(ValueError, match=message):
         run_hedges({"x": (PROBLEM, trades_of_other)}, num_paths=10, seed=0)

@@ -164,7 +164,7 @@ def test_the_claim_of_the_paper():
 
 @pytest.mark.parametrize("shape", [(3, 8), (3, 10), (9,), (3, 9, 1)])
 def test_a_path_of_another_length_pays_nothing(shape):
-    with pytest.raises(ValueError, match=r"Expected `spot` of shape \[num_paths, 9\]"):
+    with pytest.raises(ValueError, match=r"Expected `spot` to be of shape \[num_paths, 9\]"):
         Cliquet(num_periods=2, period=4, cap=0.015).payoff(np.ones(shape))
 
 

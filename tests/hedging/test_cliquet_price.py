@@ -179,6 +179,12 @@ def test_observations_that_cannot_be_are_refused(name, value):
         price(PAPER, 0, *observed.values())
 
 
+def test_paths_of_float32_can_be_priced():
+    observed = 1.0, 0.0625, 1.0, 0.0
+    tensors = [tf.constant([x]) for x in observed]
+    assert_allclose(PAPER(0, *tensors), price(PAPER, 0, *observed), rtol=1e-12)
+
+
 def test_a_time_step_is_positive():
     with pytest.raises(ValueError, match="dt"):
         CliquetPricer(Heston.from_paper(), CLIQUET, dt=0.0)

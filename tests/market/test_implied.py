@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tfhedge.market.heston import Heston
 from tfhedge.market.implied import black_price, black_vega, implied_volatility
 
 
@@ -268,3 +269,7 @@ def test_black_price_of_what_cannot_be(name, value):
 def test_tensors_of_float32_are_numbers():
     price = black_price(0.2, tf.constant(1.0), 0.9, 0.5, True)
     assert_allclose(price, black_price(0.2, 1.0, 0.9, 0.5, True), rtol=1e-12)
+    market, strike = Heston.from_paper(), tf.constant(0.5)
+    assert_allclose(
+        market.vanilla_price(strike, 0.5, False), market.vanilla_price(0.5, 0.5, False), rtol=1e-12
+    )

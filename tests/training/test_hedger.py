@@ -253,11 +253,11 @@ FEATURES, (RETURNS, PAYOFF) = PROBLEM.episodes(16, seed=0)
 @pytest.mark.parametrize(
     ("batch", "complaint"),
     [
-        ((FEATURES, (RETURNS, PAYOFF[:, None])), "`payoff` of shape [num_paths]"),
-        ((FEATURES[..., :-1], (RETURNS, PAYOFF)), "`features` of shape [num_paths, 8, 10]"),
-        ((FEATURES[:, :-1], (RETURNS, PAYOFF)), "`features` of shape"),
-        ((FEATURES, (RETURNS[..., :2], PAYOFF)), "`returns` of shape [num_paths, 8, 3]"),
-        ((FEATURES, (PAYOFF, RETURNS)), "`returns` of shape"),
+        ((FEATURES, (RETURNS, PAYOFF[:, None])), "`payoff` to be of shape [num_paths]"),
+        ((FEATURES[..., :-1], (RETURNS, PAYOFF)), "`features` to be of shape [num_paths, 8, 10]"),
+        ((FEATURES[:, :-1], (RETURNS, PAYOFF)), "`features` to be of shape"),
+        ((FEATURES, (RETURNS[..., :2], PAYOFF)), "`returns` to be of shape [num_paths, 8, 3]"),
+        ((FEATURES, (PAYOFF, RETURNS)), "`returns` to be of shape"),
         ((FEATURES, RETURNS), "Expected batches `(features, (returns, payoff))`"),
         ((FEATURES,), "Expected batches `(features, (returns, payoff))`"),
     ],
@@ -273,7 +273,7 @@ def test_batches_of_another_problem_are_refused_and_leave_no_trace(batch, compla
 def test_features_of_another_problem_are_refused(trading_hedger):
     trading_hedger.predict(FEATURES, verbose=0)
     for method in (trading_hedger, trading_hedger.actions):
-        with pytest.raises(ValueError, match="Expected `features` of shape"):
+        with pytest.raises(ValueError, match="Expected `features` to be of shape"):
             method(FEATURES[:, :4])
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected shape \[\?,8,10\]"):
         trading_hedger.predict(FEATURES[:, :4], verbose=0)  # by the graph that is there

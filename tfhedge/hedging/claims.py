@@ -38,9 +38,8 @@ class Cliquet:
     cap: float
 
     def __post_init__(self):
-        for name in ("num_periods", "period"):
-            checks.keep(self, **{name: checks.positive_integer(name, getattr(self, name))})
-        checks.keep(self, cap=checks.positive("cap", self.cap))
+        checks.keep(self, checks.positive_integer, "num_periods", "period")
+        checks.keep(self, checks.positive, "cap")
 
     @classmethod
     def from_paper(cls):

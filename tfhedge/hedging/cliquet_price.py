@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfhedge import checks
 from tfhedge.market.affine import affine_exponents, expected_integrated_variance, to_complex
 from tfhedge.market.fourier import heston_price
+from tfhedge.numerics import float64
 
 # Functions of the variance are combinations of exponentials, from one that falls to 1/e over all
 # variances to one that does over a twelfth of the long-run variance, with so many in each factor e.
@@ -123,10 +124,7 @@ class CliquetPricer:
             checks.elements("accrued", accrued, lambda x: x <= most + _TOLERANCE, at_most)
         whole_periods = self.claim.num_periods - 1 - periods_gone
         steps_left = self.claim.period - steps_gone
-        spot, variance, reset, accrued = (
-            tf.convert_to_tensor(x, tf.float64)
-            for x in (spot, variance, spot_at_last_reset, accrued)
-        )
+        spot, variance, reset, accrued = map(float64, (spot, variance, spot_at_last_reset, accrued))
         moneyness = spot / reset
         if whole_periods == 0:
             return self._last_period(steps_left, moneyness, variance, accrued)

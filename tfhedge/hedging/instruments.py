@@ -28,22 +28,16 @@ class OptionGrid:
 
     def _check(self, life_name, *others):
         """Makes tuples of the lists; raises if their lengths differ or a number is out of range."""
-        for name in (life_name, "strikes", *others):
-            values = getattr(self, name)
-            if np.ndim(values) != 1:
-                raise ValueError(f"Expected `{name}` to be a list. Received: {name}={values!r}")
-            checks.keep(self, **{name: tuple(values)})
+        checks.keep(self, _tuple, life_name, "strikes", *others)
         lives = getattr(self, life_name)
         if len(lives) != len(self.strikes):
             raise ValueError(
                 f"Expected `{life_name}` and `strikes` to be of one length. "
                 f"Received: {len(lives)} and {len(self.strikes)} of them"
             )
-        lives = tuple(checks.positive_integer(life_name, life) for life in lives)
-        strikes = tuple(checks.positive("strikes", strike) for strike in self.strikes)
-        checks.keep(self, **{life_name: lives}, strikes=strikes)
-        for name in ("spot_cost", "option_cost"):
-            checks.keep(self, **{name: checks.non_negative(name, getattr(self, name))})
+        checks.keep(self, _each(checks.positive_integer), life_name)
+        checks.keep(self, _each(checks.positive), "strikes")
+        checks.keep(self, checks.non_negative, "spot_cost", "option_cost")
 
     @property
     def num_instruments(self):
@@ -241,12 +235,7 @@ class FixedGrid(OptionGrid):
                 "Expected `is_call` and `strikes` to be of one length. "
                 f"Received: {len(self.is_call)} and {len(self.strikes)} of them"
             )
-        for is_call in self.is_call:
-            if not isinstance(is_call, (bool, np.bool_)):
-                raise ValueError(
-                    f"Expected `is_call` to be True or False. Received: is_call={is_call!r}"
-                )
-        checks.keep(self, is_call=tuple(map(bool, self.is_call)))
+        checks.keep(self, _each(_boolean), "is_call")
 
     @classmethod
     def chain(cls, expiries, strikes, **costs):
@@ -361,3 +350,19 @@ class FixedGrid(OptionGrid):
                 f"{self.num_instruments}]. Received shape: {tuple(actions.shape)}"
             )
         return tf.cumsum(actions, axis=1) * self.availability(actions.shape[1])
+
+
+def _tuple(name, values):
+    if np.ndim(values) != 1:
+        raise ValueError(f"Expected `{name}` to be a list. Received: {name}={values!r}")
+    return tuple(values)
+
+
+def _each(check):
+    return lambda name, values: tuple(check(name, value) for value in values)
+
+
+def _boolean(name, value):
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"Expected `{name}` to be True or False. Received: {name}={value!r}")
+    return bool(value)

@@ -38,7 +38,7 @@ class MeanVariance:
     risk_aversion: float
 
     def __post_init__(self):
-        checks.keep(self, risk_aversion=checks.positive("risk_aversion", self.risk_aversion))
+        checks.keep(self, checks.positive, "risk_aversion")
 
     def loss(self, pnl, cost):
         """The objective of a sample of paths.

@@ -47,7 +47,7 @@ class HedgingProblem:
     dt: float = 1.0 / 250.0
 
     def __post_init__(self):
-        checks.keep(self, dt=checks.positive("dt", self.dt))
+        checks.keep(self, checks.positive, "dt")
         for name, member in (
             ("market", "largest_variance"),
             ("claim", "payoff"),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import typing
 
@@ -9,7 +10,7 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from tfhedge.checks import elements, one_of, positive
+from tfhedge.checks import elements, keep, one_of, positive
 from tfhedge.market.implied import black_vega, implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
@@ -64,15 +65,13 @@ class OptionChain:
     rejected: tuple[Rejected, ...] = ()
 
     def __post_init__(self):
-        checked = {"spot": positive("spot", self.spot)}
-        for name in ("maturity", "strike", "forward", "discount", "volatility"):
-            checked[name] = elements(name, getattr(self, name), lambda x: x > 0, "positive numbers")
-        checked["spread"] = elements(
-            "spread", self.spread, lambda x: x >= 0, "non-negative numbers"
-        )
-        _check_shapes({name: value for name, value in checked.items() if name != "spot"})
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        above_zero = {"valid": lambda x: x > 0, "expectation": "positive numbers"}
+        zero_or_above = {"valid": lambda x: x >= 0, "expectation": "non-negative numbers"}
+        names = ("maturity", "strike", "forward", "discount", "volatility")
+        keep(self, positive, "spot")
+        keep(self, functools.partial(elements, **above_zero), *names)
+        keep(self, functools.partial(elements, **zero_or_above), "spread")
+        _check_shapes({name: getattr(self, name) for name in (*names, "spread")})
 
     def __len__(self):
         return len(self.strike)

@@ -12,7 +12,7 @@ from tfhedge.market.affine import (
     moment_exists,
     to_complex,
 )
-from tfhedge.numerics import bisect
+from tfhedge.numerics import bisect, float64
 
 _NUM_NODES = 96
 # The contour's slope far out is at most tan 30 degrees, half way to the singularities.
@@ -98,8 +98,7 @@ def heston_price(
     0.021858347721, vega 0.171805
     """
     numbers = (strike, maturity, spot, v0, kappa, theta, xi, rho, rate, dividend_yield)
-    numbers = [tf.convert_to_tensor(x, tf.float64) for x in numbers]
-    return _heston_price(tf.convert_to_tensor(is_call, tf.bool), *numbers)
+    return _heston_price(tf.convert_to_tensor(is_call, tf.bool), *map(float64, numbers))
 
 
 def vanilla_price(market, variance, log_moneyness, maturity, is_call):
@@ -123,7 +122,7 @@ def vanilla_price(market, variance, log_moneyness, maturity, is_call):
     0.021858347721
     """
     return heston_price(
-        tf.exp(tf.convert_to_tensor(log_moneyness, tf.float64)),
+        tf.exp(float64(log_moneyness)),
         maturity,
         is_call,
         1.0,

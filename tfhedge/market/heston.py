@@ -1,6 +1,7 @@
 """Heston's stochastic volatility model."""
 
 import dataclasses
+import functools
 
 import scipy.special
 import tensorflow as tf
@@ -64,12 +65,10 @@ class Heston:
     dividend_yield: float = 0.0
 
     def __post_init__(self):
-        for name in ("spot", "kappa", "theta", "xi"):
-            keep(self, **{name: positive(name, getattr(self, name))})
-        keep(self, v0=non_negative("v0", self.v0))
-        keep(self, rho=in_range("rho", self.rho, -1, 1, closed="neither"))
-        for name in ("rate", "dividend_yield"):
-            keep(self, **{name: finite(name, getattr(self, name))})
+        keep(self, positive, "spot", "kappa", "theta", "xi")
+        keep(self, non_negative, "v0")
+        keep(self, functools.partial(in_range, low=-1, high=1, closed="neither"), "rho")
+        keep(self, finite, "rate", "dividend_yield")
 
     @classmethod
     def from_paper(cls):

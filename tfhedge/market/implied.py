@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfhedge.checks import broadcast_with_booleans, elements
-from tfhedge.numerics import bisect
+from tfhedge.numerics import bisect, float64
 
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
 _NUM_BISECTIONS = 16
@@ -62,7 +62,7 @@ def black_price(volatility, spot, strike, maturity, is_call, *, rate=0.0, divide
             non_negative={"volatility": volatility, "maturity": maturity},
             finite={"rate": rate, "dividend_yield": dividend_yield},
         )
-    volatility, *option = map(_float64, (volatility, spot, strike, maturity, rate, dividend_yield))
+    volatility, *option = map(float64, (volatility, spot, strike, maturity, rate, dividend_yield))
     return _black_price(volatility, tf.convert_to_tensor(is_call, tf.bool), *option)
 
 
@@ -84,7 +84,7 @@ def black_vega(volatility, log_moneyness, maturity):
     >>> print(f"{black_vega(0.2, 0.1, 0.5).numpy():.10f}")
     0.2303830033
     """
-    volatility, log_moneyness, maturity = map(_float64, (volatility, log_moneyness, maturity))
+    volatility, log_moneyness, maturity = map(float64, (volatility, log_moneyness, maturity))
     deviation = volatility * tf.sqrt(maturity)
     d1 = 0.5 * deviation - log_moneyness / deviation
     return tf.sqrt(maturity) * tf.exp(-0.5 * d1**2) / _SQRT_TWO_PI
@@ -135,7 +135,7 @@ def implied_volatility(price, spot, strike, maturity, is_call, *, rate=0.0, divi
             positive={"spot": spot, "strike": strike, "maturity": maturity},
             finite={"price": price, "rate": rate, "dividend_yield": dividend_yield},
         )
-    price, *option = map(_float64, (price, spot, strike, maturity, rate, dividend_yield))
+    price, *option = map(float64, (price, spot, strike, maturity, rate, dividend_yield))
     volatility, low, high = _implied_volatility(
         price, tf.convert_to_tensor(is_call, tf.bool), *option
     )
@@ -249,8 +249,3 @@ def _check(is_call, positive, finite, non_negative=None):
         for name, value in arguments.items():
             numbers[name] = elements(name, value, valid, expectation)
     broadcast_with_booleans("is_call", is_call, numbers)
-
-
-def _float64(x):
-    # Not `tf.cast` of a Python number, which would be one of float32 first.
-    return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.convert_to_tensor(x, tf.float64)

@@ -234,7 +234,7 @@ class ExperimentConfig:
     """
 
     run: RunConfig
-    trials: int = 8
+    trials: int = SweepConfig.trials
     search_steps: int = 600
     seeds: int = 3
 
