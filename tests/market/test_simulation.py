@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import re
 
 import numpy as np
@@ -8,7 +9,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tfhedge.market import simulation
 from tfhedge.market.heston import Heston
+from tfhedge.market.quadratic_exponential import QuadraticExponentialScheme
 from tfhedge.market.simulation import simulate
 
 PAPER = Heston.from_paper()
@@ -215,6 +218,21 @@ def test_one_trace_serves_all_batches_of_a_dataset():
     spot = np.concatenate([spot for spot, _ in dataset])
     assert len(traces) == 1
     assert_array_equal(spot, simulate(PAPER, 600, 15, DT, (3, 4))[0])
+
+
+def test_one_trace_serves_all_markets_that_are_equal(monkeypatch):
+    made, counts = [], []
+
+    def scheme(market, dt):
+        made.append(market)
+        return QuadraticExponentialScheme(market, dt)
+
+    monkeypatch.setitem(simulation._SCHEMES, "qe", scheme)
+    for _ in range(2):  # the first market is gone when the second comes
+        simulate(dataclasses.replace(PAPER, v0=0.05), 1, 1, DT, (1, 2), scheme="qe")
+        gc.collect()
+        counts.append(len(made))
+    assert counts[0] == counts[1] > 0
 
 
 def check_that_paths_are_finite(market, dt, scheme):

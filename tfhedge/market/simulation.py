@@ -1,5 +1,7 @@
 """Paths of the Heston market."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -62,7 +64,13 @@ def simulate(market, num_paths, num_steps, dt, seed, first_path=0, scheme="exact
     scheme = one_of("scheme", scheme, tuple(_SCHEMES))
     seed = _integers("seed", seed, [2], -(2**63), "two integers")
     first_path = _integers("first_path", first_path, [], 0, "a non-negative integer")
-    return _simulate(market, num_paths, num_steps, dt, seed, first_path, scheme)
+    return _simulate(_representative(market), num_paths, num_steps, dt, seed, first_path, scheme)
+
+
+@functools.lru_cache(maxsize=16)
+def _representative(market):
+    """The first of all equal markets: TensorFlow keeps a graph while the market it is of lives."""
+    return market
 
 
 def _integers(name, value, shape, low, expectation):
