@@ -168,18 +168,6 @@ def begin(options):
     return subprocess.Popen([sys.executable, "-m", "tfhedge.cli", "train", *options], **quiet)
 
 
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(options, whole_run, tmp_path):
-    parts = tmp_path / "parts"
-    process = begin(["--out", str(parts), *options, "dh-kfac"])
-    while not (parts / CHECKPOINT_FILE).exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert cli.main(["train", "--resume", str(parts)]) == 0
-    assert_same_run(parts, whole_run)
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_many_times_ends_as_if_it_had_not_been(options, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

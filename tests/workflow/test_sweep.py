@@ -103,6 +103,7 @@ def test_a_search_that_is_damaged_is_named(small, tmp_path, capsys):
         Search(SweepConfig(run=run), tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_share_a_search_and_take_over_from_one_that_is_killed(small, tmp_path):
     folder = tmp_path / "search"
     options = ["sweep", "--out", str(folder), "--optimizer", "adam", *small, "--steps", "40"]
