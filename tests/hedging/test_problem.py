@@ -192,7 +192,7 @@ def test_amounts_are_discounted():
 
 def test_the_market_of_the_paper_is_fair_and_its_claim_worth_what_it_is():
     """No instrument gains on average; payoff and risk are those of other implementations."""
-    num_paths, chunk_size = 480_000, 8000
+    num_paths, chunk_size = 240_000, 8000
     num_trades = PAPER.availability.sum(axis=0)
 
     @tf.function(autograph=False)
