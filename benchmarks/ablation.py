@@ -1,8 +1,9 @@
 """What each ingredient of DH-KFAC is worth: the steps to a loss of 0.085 and of 0.075 without it.
 
 Run with `python benchmarks/ablation.py --out DIR --json benchmarks/results/ablation.json`. Each
-variant is one run of one seed at the paper's size, of at most 400 steps; the same command continues
-what was interrupted, and leaves out what is done. About an hour and a half on two cores.
+variant is one run of one seed at the paper's size, of at most 400 steps; the policy decides on
+trades, as the paper's. The same command continues what was interrupted, and leaves out what is
+done. Hours on two cores.
 """
 
 import argparse
@@ -131,9 +132,9 @@ def without_recurrence(config):
     return make_hedger(config, policy=policy)
 
 
-def with_trades(config):
-    """The policy decides on trades in the underlying too."""
-    return make_hedger(dataclasses.replace(config, controls="trades"))
+def with_positions(config):
+    """The policy decides on the position in the underlying."""
+    return make_hedger(dataclasses.replace(config, controls="positions"))
 
 
 VARIANTS = {
@@ -156,7 +157,7 @@ VARIANTS = {
     # The curvature of the gains alone, as the loss is linear in the costs C.
     "outputs {Gamma, C}": with_optimizer(quadratic_cost_ratio=1e-9),
     "quadratic costs of the paper": with_optimizer(quadratic_cost_ratio=8.0),
-    "trades in place of positions": with_trades,
+    "positions in place of trades": with_positions,
     "no action recurrence": without_recurrence,
     "1 curvature path": with_optimizer(num_curvature_paths=1),
     "4 curvature paths": with_optimizer(num_curvature_paths=4),
@@ -183,6 +184,7 @@ def main():
         validation_paths=8192,
         target_loss=TARGETS[-1],
         seed=options.seed,
+        controls="trades",
     )
     rows = []
     for name in options.variants:

@@ -2,9 +2,9 @@
 
 Run with `python benchmarks/robustness.py --out DIR --json benchmarks/results/robustness.json`. The
 paper's problem with 20 seeds, then each other case with three seeds beside Adam, whose warm-up is
-that of a run of 100 steps. The same command continues what was interrupted, and leaves out what is
-done. It fails if a run of DH-KFAC diverges, if a seed of the paper's problem ends above 0.085, or
-if a case ends above Adam. About two hours and a half on two cores.
+that of a run of 100 steps; the policy decides on trades, as the paper's. The same command continues
+what was interrupted, and leaves out what is done. It fails if a run of DH-KFAC diverges, if a seed
+of the paper's problem ends above 0.085, or if a case ends above Adam. Hours on two cores.
 """
 
 import argparse
@@ -88,6 +88,7 @@ def main():
                     steps=options.steps,
                     seed=seed,
                     validation_paths=8192,
+                    controls="trades",
                 )
                 folder = options.out / case.replace(" ", "-") / f"{optimizer}-{seed}"
                 run_seed(config, folder, make)
