@@ -3,8 +3,9 @@
 Run with `python benchmarks/robustness.py --out DIR --json benchmarks/results/robustness.json`. The
 paper's problem with 20 seeds, then each other case with three seeds beside Adam, whose warm-up is
 that of a run of 100 steps; the policy decides on trades, as the paper's. The same command continues
-what was interrupted, and leaves out what is done. It fails if a run of DH-KFAC diverges, if a seed
-of the paper's problem ends above 0.085, or if a case ends above Adam. Hours on two cores.
+what was interrupted, and leaves out what is done. It fails if a run of DH-KFAC diverges, if its loss
+is ever 10 % above the lowest before, if a seed of the paper's problem ends above 0.085, or if a case
+ends above Adam. Hours on two cores.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed
 from tfhedge.workflow.run import make_hedger, make_problem
 
-LARGEST_LOSS = 0.085
+LARGEST_LOSS, LARGEST_RISE = 0.085, 0.1
 PAPER = "paper"
 
 
@@ -120,6 +121,9 @@ def faults(case, curves, ends):
     """
     if ends["dh-kfac"] != "steps" or None in curves["dh-kfac"]:
         yield f"ended by {ends['dh-kfac']}"
+    rise = largest_rise(curves["dh-kfac"])
+    if rise > LARGEST_RISE:
+        yield f"a loss {rise:.0%} above the lowest before"
     # If Adam did not come to the end, nothing is to be shown.
     complete = ends.get("adam") == "steps"
     limit = last(curves["adam"]) if complete else float("inf")
