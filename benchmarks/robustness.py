@@ -3,9 +3,9 @@
 Run with `python benchmarks/robustness.py --out DIR --json benchmarks/results/robustness.json`. The
 paper's problem with 20 seeds, then each other case with three seeds beside Adam, whose warm-up is
 that of a run of 100 steps; the policy decides on trades, as the paper's. The same command continues
-what was interrupted, and leaves out what is done. It fails if a run of DH-KFAC diverges, if its loss
-is ever 10 % above the lowest before, if a seed of the paper's problem ends above 0.085, or if a case
-ends above Adam. Hours on two cores.
+what was interrupted, and leaves out what is done. It fails if a run of DH-KFAC diverges, if its
+loss is ever 10 % above the lowest before, if a seed of the paper's problem ends above 0.085, or if
+a case ends above Adam. Hours on two cores.
 """
 
 import argparse
