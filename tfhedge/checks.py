@@ -120,6 +120,16 @@ def elements(name, values, valid, expectation):
     return values
 
 
+def positive_elements(name, values):
+    """As `elements`, of numbers above zero."""
+    return elements(name, values, lambda x: x > 0.0, "positive numbers")
+
+
+def non_negative_elements(name, values):
+    """As `elements`, of numbers not below zero."""
+    return elements(name, values, lambda x: x >= 0.0, "non-negative numbers")
+
+
 def paths(spot, variance, num_columns):
     """Returns paths of a market as arrays, if they are of that shape and in their ranges.
 
@@ -139,8 +149,8 @@ def paths(spot, variance, num_columns):
     Traceback (most recent call last):
     ValueError: Expected spot and variance of shape [num_paths, 3]. Received shapes: (7, 3), (7, 2)
     """
-    spot = elements("spot", spot, lambda x: x > 0.0, "positive numbers")
-    variance = elements("variance", variance, lambda x: x >= 0.0, "non-negative numbers")
+    spot = positive_elements("spot", spot)
+    variance = non_negative_elements("variance", variance)
     if not spot.shape == variance.shape == (len(np.atleast_1d(spot)), num_columns) or not spot.size:
         raise ValueError(
             f"Expected spot and variance of shape [num_paths, {num_columns}]. "

@@ -117,7 +117,7 @@ class CliquetPricer:
         if tf.executing_eagerly():
             most, largest = periods_gone * self.claim.cap, self.market.largest_variance
             for name, x in {"spot": spot, "spot_at_last_reset": spot_at_last_reset}.items():
-                checks.elements(name, x, lambda x: x > 0, "positive numbers")
+                checks.positive_elements(name, x)
             in_range = f"numbers from 0 to {largest:.4g}, the largest variance that is tabulated"
             checks.elements("variance", variance, lambda x: (x >= 0) & (x <= largest), in_range)
             at_most = f"at most {most:.4g}, the caps of the periods that have ended"

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import math
 import typing
 
@@ -10,7 +9,7 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from tfhedge.checks import elements, keep, one_of, positive
+from tfhedge.checks import keep, non_negative_elements, one_of, positive, positive_elements
 from tfhedge.market.implied import black_vega, implied_volatility
 
 # With fewer pairs a line through the differences of calls and puts says nothing of its error.
@@ -65,12 +64,10 @@ class OptionChain:
     rejected: tuple[Rejected, ...] = ()
 
     def __post_init__(self):
-        above_zero = {"valid": lambda x: x > 0, "expectation": "positive numbers"}
-        zero_or_above = {"valid": lambda x: x >= 0, "expectation": "non-negative numbers"}
         names = ("maturity", "strike", "forward", "discount", "volatility")
         keep(self, positive, "spot")
-        keep(self, functools.partial(elements, **above_zero), *names)
-        keep(self, functools.partial(elements, **zero_or_above), "spread")
+        keep(self, positive_elements, *names)
+        keep(self, non_negative_elements, "spread")
         _check_shapes({name: getattr(self, name) for name in (*names, "spread")})
 
     def __len__(self):

@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from tfhedge.checks import (
     broadcast_with_booleans,
-    elements,
     finite,
     in_range,
     keep,
     non_negative,
+    non_negative_elements,
     positive,
+    positive_elements,
 )
 from tfhedge.market.fourier import heston_price
 from tfhedge.serialization import serializable
@@ -113,10 +114,8 @@ class Heston:
         """
         if tf.executing_eagerly():
             numbers = {
-                "strike": elements("strike", strike, lambda x: x > 0, "positive numbers"),
-                "maturity": elements(
-                    "maturity", maturity, lambda x: x >= 0, "non-negative numbers"
-                ),
+                "strike": positive_elements("strike", strike),
+                "maturity": non_negative_elements("maturity", maturity),
             }
             broadcast_with_booleans("is_call", is_call, numbers)
         return heston_price(strike, maturity, is_call, **dataclasses.asdict(self))

@@ -18,7 +18,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfhedge.checks import broadcast_with_booleans, elements
+from tfhedge.checks import (
+    broadcast_with_booleans,
+    elements,
+    non_negative_elements,
+    positive_elements,
+)
 from tfhedge.numerics import bisect, float64
 
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -241,11 +246,10 @@ def _deviation(x, fraction, rest):
 def _check(is_call, positive, finite, non_negative=None):
     """Checks numbers by name, and that all shapes broadcast."""
     numbers = {}
-    for arguments, valid, expectation in (
-        (positive, lambda x: x > 0, "positive numbers"),
-        (non_negative or {}, lambda x: x >= 0, "non-negative numbers"),
-        (finite, np.isfinite, "finite numbers"),
+    for arguments, check in (
+        (positive, positive_elements),
+        (non_negative or {}, non_negative_elements),
+        (finite, lambda name, x: elements(name, x, np.isfinite, "finite numbers")),
     ):
-        for name, value in arguments.items():
-            numbers[name] = elements(name, value, valid, expectation)
+        numbers |= {name: check(name, value) for name, value in arguments.items()}
     broadcast_with_booleans("is_call", is_call, numbers)
