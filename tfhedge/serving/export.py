@@ -101,7 +101,10 @@ def verify(loaded, signatures, num_paths=3):
     """
     problem = signatures.problem
     spot, variance = (x[:, :-1] for x in problem.simulate(num_paths, seed=0))
-    expected = signatures.hedger(problem.features(spot, variance))
+    # As a graph, like what was saved: TensorFlow fuses operations there, on some processors, and
+    # half precision rounds less often then.
+    hedger = tf.function(signatures.hedger, autograph=False)
+    expected = hedger(problem.features(spot, variance))
     by_rollout = loaded["rollout"](spot=spot, variance=variance)["action"]
     by_step = unroll(loaded, problem.claim.observables(spot), spot, variance)
     for action in (by_rollout, by_step):
