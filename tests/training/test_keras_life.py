@@ -176,7 +176,7 @@ def test_a_trained_policy_goes_on_in_another_market():
         th.DeepHedger(fewer, policy)
 
 
-@pytest.mark.parametrize("optimizer", ["dh-kfac", "adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("dh-kfac", marks=pytest.mark.slow), "adam"])
 def test_mixed_precision_trains_nearly_as_float32(optimizer):
     losses = {}
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):

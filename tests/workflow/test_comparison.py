@@ -1,6 +1,7 @@
 """`tfhedge compare`: which hedges, on which paths, and what it refuses."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tfhedge import cli
 from tfhedge.evaluation.report import NO_HEDGE
+from tfhedge.files import read_json, write_json
 from tfhedge.workflow.comparison import desk_hedges
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.run import TEST, load_run, make_problem
@@ -83,7 +85,9 @@ def test_nonsense_is_refused(run, command, options, complaint, refusal):
 
 
 def test_runs_in_different_markets_are_refused(run, tmp_path, refusal):
-    other = train(tmp_path / "other", "--xi", "0.5")
+    other = shutil.copytree(run, tmp_path / "other")
+    config = read_json(other / "config.json")
+    write_json(other / "config.json", config | {"xi": 0.5})
     assert "differ in their instruments alone" in refusal(["compare", str(run), str(other)])
     assert "No such file" in refusal(["compare", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()

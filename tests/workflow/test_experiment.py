@@ -24,6 +24,21 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(DHKFAC, "paper", classmethod(paper), raising=False)
 
 
+def test_the_part_of_adam(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "time_steps", lambda runs: dict.fromkeys(runs, 0.1))
+    sizes = "--steps 4 --search-steps 4 --trials 1 --seeds 1 --only adam".split()
+    options = ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
+    assert cli.main(options) == 0
+    outcome = json.loads((tmp_path / "optimizers.json").read_text())
+    assert comparison_table(outcome) in capsys.readouterr().out
+    (adam,) = outcome["optimizers"].pop("adam")["runs"]
+    assert not outcome["optimizers"]
+    assert adam["history"]["step"] == [2, 4]
+    assert outcome["target"] == 1.01 * min(adam["history"]["val_loss"])
+    assert (tmp_path / "optimizers.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.slow
 def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "time_steps", lambda runs: dict.fromkeys(runs, 0.1))
     sizes = "--steps 6 --search-steps 4 --trials 1 --seeds 1".split()
@@ -67,6 +82,7 @@ def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.slow
 def test_a_step_of_many_paths_takes_longer():
     sizes = {"num_steps": 20, "period": 10, "units": 4, "num_blocks": 1, "optimizer": "adam"}
     runs = {paths: RunConfig(**sizes, batch_size=paths, num_paths=4096) for paths in (32, 1024)}
