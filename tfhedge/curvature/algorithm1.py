@@ -24,9 +24,10 @@ class Algorithm1(KroneckerOptimizer):
         V_l^avg <- beta^mom V_l^avg + V_l^pre,        W_l <- W_l - eta V_l^avg.
 
     What the paper leaves open is how it starts. The first A is that of the first batch, G and D
-    those of a sample of several paths, in the eigenvectors of A and G; lines 4 to 12 of the first
+    those of a sample of many paths, in the eigenvectors of A and G; lines 4 to 12 of the first
     step follow, and the average of the gradients is zero. A start fades over a hundred steps, and
-    that of a single path is mostly noise. To each first D comes rho times the mean D of all layers:
+    that of few paths is mostly noise: from 64, some initial weights diverge within twenty steps
+    at an eta^max that serves others. To each first D comes rho times the mean D of all layers:
     the last layer starts small, and with it the D of all layers before, which without that would
     change by more than their size unless eta^max is so small that the others hardly move.
     D is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
@@ -71,7 +72,7 @@ class Algorithm1(KroneckerOptimizer):
         trust_region_decay=0.997,
         quadratic_cost_ratio=8.0,
         num_curvature_paths=1,
-        num_initial_paths=64,
+        num_initial_paths=1024,
         seed=0,
         name="algorithm_1",
     ):
