@@ -24,11 +24,16 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(DHKFAC, "paper", classmethod(paper), raising=False)
 
 
-def test_the_part_of_adam(small, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def options(small, tmp_path, monkeypatch):
+    """Arguments of a small experiment in which a step takes 0.1 s."""
     monkeypatch.setattr(experiment, "time_steps", lambda runs: dict.fromkeys(runs, 0.1))
-    sizes = "--steps 4 --search-steps 4 --trials 1 --seeds 1 --only adam".split()
-    options = ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
-    assert cli.main(options) == 0
+    sizes = "--search-steps 4 --trials 1 --seeds 1".split()
+    return ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
+
+
+def test_the_part_of_adam(options, tmp_path, capsys):
+    assert cli.main([*options, "--steps", "4", "--only", "adam"]) == 0
     outcome = json.loads((tmp_path / "optimizers.json").read_text())
     assert comparison_table(outcome) in capsys.readouterr().out
     (adam,) = outcome["optimizers"].pop("adam")["runs"]
@@ -39,10 +44,8 @@ def test_the_part_of_adam(small, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_experiment_in_parts(small, tmp_path, stand_in, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "time_steps", lambda runs: dict.fromkeys(runs, 0.1))
-    sizes = "--steps 6 --search-steps 4 --trials 1 --seeds 1".split()
-    options = ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
+def test_the_experiment_in_parts(options, tmp_path, stand_in, capsys):
+    options += ["--steps", "6"]
     assert cli.main([*options, "--only", "dh-kfac-paper"]) == 0
     assert "no run of adam is finished" in capsys.readouterr().out
     assert cli.main(options) == 0
