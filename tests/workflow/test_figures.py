@@ -113,8 +113,8 @@ def test_there_may_be_no_findings():
     assert findings_table({"findings": []}).split() == ["paper", "ours", "holds"]
 
 
-def test_files_that_are_no_experiment_are_refused(run, tmp_path, refusal):
-    other = tmp_path / "other.json"
+def test_files_that_are_no_experiment_are_refused(tmp_path, refusal):
+    run, other = tmp_path / "none", tmp_path / "other.json"
     keys = '{"target": 1, "comparison": {}, "optimizers": {}, "step_seconds": {}}'
     for content in ("{}", "[]", "x", '{"target": 1}', keys):
         other.write_text(content)
@@ -122,4 +122,3 @@ def test_files_that_are_no_experiment_are_refused(run, tmp_path, refusal):
         assert "Expected the optimizers.json of an experiment" in complaint
     missing = str(tmp_path / "missing.json")
     assert "No such file" in refusal(["figures", str(run), "--experiment", missing])
-    assert "No such file" in refusal(["figures", str(tmp_path / "none")])
