@@ -1,7 +1,7 @@
 """Each notebook runs from its first cell to its last, in a small setting, and shows what it draws.
 
-The setting is the cell with the tag `parameters`, as of papermill: assignments of numbers. The Greeks
-of the cliquet are read from coarser tables, too.
+The setting is the cell with the tag `parameters`, as of papermill: assignments of numbers. The
+Greeks of the cliquet are read from coarser tables, too.
 """
 
 import ast

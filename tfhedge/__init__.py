@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.hedging.cliquet_price import CliquetPricer as CliquetPricer
     from tfhedge.hedging.instruments import FixedGrid as FixedGrid
     from tfhedge.hedging.instruments import FloatingGrid as FloatingGrid
+    from tfhedge.hedging.objectives import EntropicRisk as EntropicRisk
     from tfhedge.hedging.objectives import MeanVariance as MeanVariance
     from tfhedge.hedging.problem import HedgingProblem as HedgingProblem
     from tfhedge.hedging.strategies import DeltaHedge as DeltaHedge
@@ -45,6 +46,7 @@ _HOMES = {
     "DeltaHedge": "tfhedge.hedging.strategies",
     "DeltaVegaHedge": "tfhedge.hedging.strategies",
     "DensePolicy": "tfhedge.policy.rollout",
+    "EntropicRisk": "tfhedge.hedging.objectives",
     "FixedGrid": "tfhedge.hedging.instruments",
     "FloatingGrid": "tfhedge.hedging.instruments",
     "HedgeClient": "tfhedge.serving.client",

@@ -11,7 +11,7 @@ from tfhedge.evaluation.comparison import compare_hedges, run_hedges
 from tfhedge.evaluation.report import LEARNED, NO_HEDGE
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FixedGrid, FloatingGrid
-from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.objectives import EntropicRisk, MeanVariance
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.market.heston import Heston
 from tfhedge.policy.rollout import RecurrentPolicy
@@ -52,17 +52,24 @@ def test_the_numbers_of_the_report():
     assert_allclose(outcomes["fixed"], outcomes[NO_HEDGE])
 
 
-def test_intervals_of_scipy():
+OBJECTIVES = {
+    MeanVariance(risk_aversion=300.0): lambda pnl, cost: (
+        300.0 * pnl.var(axis=-1) + cost.mean(axis=-1)
+    ),
+    EntropicRisk(risk_aversion=20.0): lambda pnl, cost: (
+        np.log(np.exp(20.0 * (cost - pnl)).mean(axis=-1)) / 20.0
+    ),
+}
+
+
+@pytest.mark.parametrize(("objective", "loss"), OBJECTIVES.items(), ids=str)
+def test_intervals_of_scipy(objective, loss):
     rng = np.random.default_rng(0)
     common = rng.normal(0.0, 0.01, 3000)
     pnl = [common, common + rng.gamma(1.0, 0.002, 3000)]
     cost = rng.gamma(2.0, 0.001, [2, 3000])
     outcomes = {name: np.stack(x) for name, *x in zip("ab", pnl, cost, strict=True)}
-    objective = MeanVariance(risk_aversion=300.0)
     row = compare_hedges(outcomes, objective, num_resamples=4000)["b"]
-
-    def loss(pnl, cost):
-        return objective.loss_of_moments(pnl.var(axis=-1), cost.mean(axis=-1))
 
     statistics = {
         "std": lambda p, c, q, d, axis: q.std(axis=axis),
@@ -83,8 +90,15 @@ def test_intervals_of_scipy():
         assert_allclose([ours.low, ours.high], interval, atol=0.1 * width)
 
 
-def test_problems_that_differ():
-    other = dataclasses.replace(PROBLEM, claim=Cliquet(num_periods=2, period=3, cap=0.02))
+CHANGES = {
+    "claim": Cliquet(num_periods=2, period=3, cap=0.02),
+    "instruments": dataclasses.replace(PROBLEM.instruments, option_cost=0.0),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_problems_that_differ(name):
+    other = dataclasses.replace(PROBLEM, **{name: CHANGES[name]})
     with pytest.raises(ValueError, match="Expected problems that differ in their instruments"):
         run_hedges({"one": idle(PROBLEM), "other": idle(other)}, num_paths=10, seed=0)
 

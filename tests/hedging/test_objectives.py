@@ -11,17 +11,18 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.objectives import EntropicRisk, MeanVariance
 
 NUM_STEPS, COSTS = 3, np.array([0.01, 0.2], np.float32)
 RETURNS = np.random.default_rng(0).normal(0.0, 0.1, [4, NUM_STEPS, len(COSTS)])
+PNL, COST = np.array([[-0.04, 0.01, 0.0, 0.03], [0.0, 0.002, 0.01, 0.0]])  # of these paths
 
 
 @dataclasses.dataclass
 class Case:
     objective: object
     loss: Callable  # of pnl and cost
-    surrogate: Callable  # of the actions on one path and their returns: its Hessian is H_u
+    surrogate: Callable  # of the actions on a path, and its number: its Hessian is H_u
     quadratic_costs: np.ndarray  # c~
     bad: dict  # argument: values that are refused
 
@@ -32,9 +33,9 @@ def mean_variance(risk_aversion, ratio):
     def loss(pnl, cost):
         return risk_aversion * np.mean((pnl - pnl.mean()) ** 2) + cost.mean()
 
-    def surrogate(actions, returns):
+    def surrogate(actions, path):
         """Section 3.3, before eq. (12); what the P&L is compared with does not matter."""
-        gains = tf.reduce_sum(actions * returns)
+        gains = tf.reduce_sum(actions * RETURNS[path])
         return risk_aversion * (gains - 0.3) ** 2 + tf.reduce_sum(quadratic_costs * actions**2)
 
     not_positive = [0.0, -1.0, math.nan, True, "1", None]
@@ -47,9 +48,36 @@ def mean_variance(risk_aversion, ratio):
     )
 
 
+def entropic(risk_aversion, ratio):
+    quadratic_costs = ratio * np.float64(COSTS)
+
+    def loss(pnl, cost):
+        return np.log(np.mean(np.exp(risk_aversion * (cost - pnl)))) / risk_aversion
+
+    def surrogate(actions, path):
+        """With what the trades do to the other paths' part of the mean left out."""
+        gains = PNL[path] + tf.reduce_sum((actions - ACTIONS) * RETURNS[path])
+        utility = tf.exp(risk_aversion * (COST[path] - gains)) / risk_aversion
+        mean = np.mean(np.exp(risk_aversion * (COST - PNL)))
+        weight = np.exp(risk_aversion * (COST[path] - PNL[path]))
+        return (utility + weight * tf.reduce_sum(quadratic_costs * actions**2)) / mean
+
+    not_positive = [0.0, -1.0, math.inf, "1"]
+    return Case(
+        EntropicRisk(risk_aversion),
+        loss,
+        surrogate,
+        quadratic_costs,
+        {"risk_aversion": not_positive},
+    )
+
+
+# At these trades the paths have their P&L.
+ACTIONS = np.random.default_rng(1).normal(size=RETURNS[0].shape)
 CASES = {
     "mean-variance": mean_variance(1000.0, 8.0),
     "mean-variance, mostly costs": mean_variance(0.5, 3.0),
+    "entropic": entropic(50.0, 8.0),
 }
 BAD = [
     pytest.param(case.objective, name, value, id=f"{key}-{name}={value}")
@@ -60,16 +88,21 @@ BAD = [
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def hessian(case, returns):
+def hessian(case, path):
     """H_u of one path by automatic differentiation, as a matrix."""
-    actions = tf.constant(np.random.default_rng(1).normal(size=returns.shape))
+    actions = tf.constant(ACTIONS)
     with tf.GradientTape() as outer:
         outer.watch(actions)
         with tf.GradientTape() as inner:
             inner.watch(actions)
-            loss = case.surrogate(actions, returns)
+            loss = case.surrogate(actions, path)
         gradient = inner.gradient(loss, actions)
-    return outer.jacobian(gradient, actions).numpy().reshape(returns.size, returns.size)
+    return outer.jacobian(gradient, actions).numpy().reshape(actions.shape.num_elements(), -1)
+
+
+def path_curvature(case, paths=slice(None)):
+    """k and w of some of the paths."""
+    return [x[paths] for x in case.objective.path_curvature(tf.constant(PNL), tf.constant(COST))]
 
 
 def assert_covariance(sample, expected, num_errors=4.5):
@@ -85,26 +118,48 @@ def test_loss_equals_numpy(case):
     pnl, cost = rng.normal(-0.01, 0.02, 1000), rng.uniform(0.0, 0.01, 1000)
     loss = case.objective.loss(tf.constant(pnl), tf.constant(cost))
     assert_allclose(loss, case.loss(pnl, cost), rtol=1e-12)
-    assert_allclose(case.objective.loss_of_moments(pnl.var(), cost.mean()), loss, rtol=1e-12)
+    means = np.mean(case.objective.moments(pnl, cost), axis=1)
+    assert_allclose(case.objective.loss_of_moments(*means), loss, rtol=1e-12)
+
+
+@every_case
+def test_path_curvature_is_that_of_the_loss_of_many_paths(case):
+    """Each path is a thousandth of the mean, whose change the curvature leaves out."""
+    rng, num_paths = np.random.default_rng(3), 1000
+    pnl, cost = tf.constant(rng.normal(0.0, 0.01, num_paths)), tf.zeros(num_paths, tf.float64)
+    with tf.GradientTape() as outer:
+        outer.watch(pnl)
+        with tf.GradientTape() as inner:
+            inner.watch([pnl, cost])
+            loss = case.objective.loss(pnl, cost)
+        by_pnl, by_cost = inner.gradient(loss, [pnl, cost])
+    second = np.diag(outer.jacobian(by_pnl, pnl))
+    k, w = case.objective.path_curvature(pnl, cost)
+    assert_allclose(w, num_paths * by_cost, rtol=1e-10)
+    assert_allclose(k, num_paths * second, rtol=0.01)
 
 
 def test_hessian_of_mean_variance_is_that_of_the_paper():
     """Eq. (12), with its matrices written out."""
     r = RETURNS[0].ravel()
     expected = 2.0 * 1000.0 * np.outer(r, r) + 2.0 * np.diag(np.tile(8.0 * COSTS, NUM_STEPS))
-    assert_allclose(hessian(CASES["mean-variance"], RETURNS[0]), expected, rtol=1e-7)
+    assert_allclose(hessian(CASES["mean-variance"], 0), expected, rtol=1e-7)
 
 
 @every_case
 def test_gram_is_the_mean_product_with_the_hessian(case):
     changes = np.random.default_rng(2).normal(size=[3, *RETURNS.shape])
-    hessians = [hessian(case, returns) for returns in RETURNS]
+    hessians = [hessian(case, path) for path in range(len(RETURNS))]
     flat = changes.reshape(3, len(RETURNS), -1)
     expected = np.einsum("kni,nij,lnj->kl", flat, hessians, flat) / len(RETURNS)
-    gram = case.objective.curvature_gram(list(changes), RETURNS, case.quadratic_costs)
+    gram = case.objective.curvature_gram(
+        list(changes), RETURNS, case.quadratic_costs, path_curvature(case)
+    )
     assert_allclose(gram, expected, rtol=1e-10)
     unit_changes = np.eye(RETURNS[0].size).reshape(-1, 1, *RETURNS[0].shape)
-    gram = case.objective.curvature_gram(list(unit_changes), RETURNS[:1], case.quadratic_costs)
+    gram = case.objective.curvature_gram(
+        list(unit_changes), RETURNS[:1], case.quadratic_costs, path_curvature(case, slice(1))
+    )
     assert_allclose(gram, hessians[0], rtol=1e-10, atol=1e-12)
 
 
@@ -116,11 +171,12 @@ def test_pseudo_gradients_have_the_hessian_as_covariance(case, dtype):
     sample = case.objective.pseudo_gradient(
         tf.constant(np.broadcast_to(returns, [num_paths, *returns.shape])),
         case.quadratic_costs,
+        [tf.repeat(tf.cast(x, dtype), num_paths) for x in path_curvature(case, slice(1))],
         seed=(1, 2),
     ).numpy()
     assert sample.dtype == dtype
     sample = sample.reshape(num_paths, -1).astype(np.float64)
-    expected = hessian(case, RETURNS[0])
+    expected = hessian(case, 0)
     assert_covariance(sample, expected)
     assert np.all(np.abs(sample.mean(axis=0)) < 4.5 * sample.std(axis=0) / np.sqrt(num_paths))
 
@@ -137,8 +193,11 @@ def test_pseudo_gradients_of_different_paths_are_independent(case):
     num_pairs = 20_000
     returns = tf.constant(np.broadcast_to(RETURNS[:2], [num_pairs, *RETURNS[:2].shape]))
     returns = tf.reshape(returns, [-1, *RETURNS.shape[1:]])
-    sample = case.objective.pseudo_gradient(returns, case.quadratic_costs, seed=(5, 6)).numpy()
-    blocks = [hessian(case, r) for r in RETURNS[:2]]
+    curvature = [tf.tile(x, [num_pairs]) for x in path_curvature(case, slice(2))]
+    sample = case.objective.pseudo_gradient(
+        returns, case.quadratic_costs, curvature, seed=(5, 6)
+    ).numpy()
+    blocks = [hessian(case, path) for path in range(2)]
     zero = np.zeros_like(blocks[0])
     expected = np.block([[blocks[0], zero], [zero, blocks[1]]])
     assert_covariance(sample.reshape(num_pairs, -1), expected)
@@ -148,7 +207,10 @@ def test_pseudo_gradients_of_different_paths_are_independent(case):
 def test_pseudo_gradients_depend_on_the_seed_alone(case):
     seeds = [(0, 0), (0, 1), (1, 0)]
     draw = functools.partial(
-        case.objective.pseudo_gradient, tf.constant(RETURNS), case.quadratic_costs
+        case.objective.pseudo_gradient,
+        tf.constant(RETURNS),
+        case.quadratic_costs,
+        path_curvature(case),
     )
     first, again = ([draw(seed) for seed in seeds] for _ in range(2))
     assert_array_equal(first, again)

@@ -31,7 +31,9 @@ def draw(request, objective):
 
     def draw(count):
         returns = tf.constant(np.repeat(RETURNS, count, axis=0))
-        sample = getattr(objective, request.param)(returns, QUADRATIC_COSTS, seed=(1, 2))
+        of_no_matter = tf.zeros(len(returns), tf.float64)
+        curvature = objective.path_curvature(of_no_matter, of_no_matter)
+        sample = getattr(objective, request.param)(returns, QUADRATIC_COSTS, curvature, seed=(1, 2))
         return sample.numpy().reshape(2, count, -1)
 
     return draw

@@ -48,23 +48,32 @@ def new_policy(policy_class, *args, seed=1):
     return policy
 
 
-def dense_by_path(policy, features, returns, problem=PROBLEM):
-    """J' H_u J of each path, eq. (12), over all weights in their order."""
+def dense_by_path(policy, features, returns, problem=PROBLEM, k=20.0, w=1.0):
+    """J' H_u J of each path, eq. (12), over all weights in their order.
+
+    The numbers k and w, perhaps of each path, are those of a mean and variance with gamma = 10.
+    """
     with tf.GradientTape(persistent=True) as tape:
         actions = tf.reshape(policy(features, problem.availability), [len(features), -1])
     weights = [w.value for w in policy.trainable_variables]
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     J = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
-    gamma, c = problem.objective.risk_aversion, problem.costs.ravel()
-    r = np.reshape(returns, actions.shape)
-    H = 2.0 * gamma * np.einsum("ni,nj->nij", r, r) + 2.0 * np.diag(QUADRATIC_COST * c)
+    k, w = (np.reshape(x, [-1, 1, 1]) for x in (k, w))
+    c, r = problem.costs.ravel(), np.reshape(returns, actions.shape)
+    H = k * np.einsum("ni,nj->nij", r, r) + 2.0 * w * np.diag(QUADRATIC_COST * c)
     carried = np.diag(CARRIED[1 : problem.availability.shape[0]].ravel(), -NUM_INSTRUMENTS)
     J = (np.eye(len(c)) - carried) @ J  # of the trades
     return J.transpose(0, 2, 1) @ H @ J
 
 
-def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM):
-    features, returns = (np.repeat(x, copies, axis=0) for x in (features, returns))
+# What the P&L is does not matter to the mean and variance.
+OUTCOME = np.zeros([2, NUM_PATHS])
+
+
+def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM, outcome=OUTCOME):
+    features, returns, *outcome = (
+        np.repeat(x, copies, axis=0) for x in (features, returns, *outcome)
+    )
     return GaussNewton(
         problem,
         policy,
@@ -72,6 +81,7 @@ def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM):
         QUADRATIC_COST,
         tf.constant(features),
         tf.constant(returns),
+        *map(tf.constant, outcome),
         loss_scale=1.0,
     )
 
@@ -137,6 +147,24 @@ def test_gram_is_that_of_the_dense_matrix(policy, dense):
     tensors = [[tf.constant(x) for x in d] for d in directions]
     gram = gauss_newton(policy, FEATURES, RETURNS).gram(tensors, NUM_PATHS)
     assert_allclose(gram, flat @ dense.mean(axis=0) @ flat.T, **EXACT)
+
+
+@pytest.mark.parametrize("policy", [POLICIES["two blocks"]], ids=["two blocks"], indirect=True)
+def test_a_path_with_a_loss_counts_for_more_by_exponential_utility(policy, unit_noise):
+    problem = types.SimpleNamespace(**vars(PROBLEM) | {"objective": th.EntropicRisk(50.0)})
+    pnl, cost = np.array([[-0.04, 0.01, 0.0, 0.03], [0.0, 0.002, 0.01, 0.0]])
+    w = np.exp(50.0 * (cost - pnl))
+    w /= w.mean()
+    dense = dense_by_path(policy, FEATURES, RETURNS, problem, 50.0 * w, w).mean(axis=0)
+    outcome = pnl, cost
+    curvature = gauss_newton(policy, FEATURES, RETURNS, problem=problem, outcome=outcome)
+    direction = [np.random.default_rng(2).normal(size=x.shape) for x in policy.trainable_variables]
+    flat = np.concatenate([x.ravel() for x in direction])
+    assert_allclose(curvature.gram([direction], NUM_PATHS), [[flat @ dense @ flat]], **EXACT)
+    unit_noise(NUM_NORMALS)
+    curvature = gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS, problem, outcome)
+    x = pseudo_gradients(policy, curvature)
+    assert_allclose(x.T @ x / len(x), dense, **EXACT)
 
 
 @pytest.mark.usefixtures("route")

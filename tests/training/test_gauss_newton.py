@@ -61,8 +61,17 @@ def curvature_of(case, policy):
     controls = Controls.of(problem, kind)
 
     def curvature_of(features, returns):
+        of_no_matter = tf.zeros(features.shape[:1], tf.float64)
         return GaussNewton(
-            problem, policy, controls, QUADRATIC_COST, features, returns, loss_scale=1.0
+            problem,
+            policy,
+            controls,
+            QUADRATIC_COST,
+            features,
+            returns,
+            pnl=of_no_matter,
+            cost=of_no_matter,
+            loss_scale=1.0,
         )
 
     return curvature_of

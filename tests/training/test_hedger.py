@@ -232,8 +232,9 @@ def test_the_whole_step_may_be_compiled(make):
     assert after < before
 
 
-def test_all_of_it_may_be_float64():
-    hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(units=4, num_blocks=1, dtype="float64"))
+def test_all_of_it_may_be_float64_and_the_objective_another():
+    problem = dataclasses.replace(PROBLEM, objective=th.EntropicRisk(risk_aversion=100.0))
+    hedger = th.DeepHedger(problem, th.RecurrentPolicy(units=4, num_blocks=1, dtype="float64"))
     hedger.compile(optimizer=th.DHKFAC())
     statistics = PathStatistics(PROBLEM.episodes(64, seed=1))
     paths = PROBLEM.dataset(256, 64)

@@ -70,6 +70,9 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
     change = (ahead_and_behind[0] - ahead_and_behind[1]) / (2.0 * size)
     quadratic_costs = hedger.optimizer.quadratic_cost_ratio * PROBLEM.costs
     gram = PROBLEM.objective.curvature_gram(
-        [change], returns[:NUM_QUADRATIC_PATHS], quadratic_costs
+        [change],
+        returns[:NUM_QUADRATIC_PATHS],
+        quadratic_costs,
+        tf.repeat([[2.0 * 100.0], [1.0]], NUM_QUADRATIC_PATHS, axis=1),
     )
     assert_allclose(history["overshoot"], [gram[0, 0] / estimated], rtol=1e-2)

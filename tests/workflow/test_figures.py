@@ -10,7 +10,7 @@ from tfhedge import cli
 from tfhedge.evaluation import figures
 from tfhedge.hedging.instruments import FloatingGrid
 from tfhedge.workflow.config import RunConfig
-from tfhedge.workflow.figures import findings_on_trades, smiles
+from tfhedge.workflow.figures import findings_on_trades, over_time, smiles
 from tfhedge.workflow.run import TEST, load_run, make_problem
 from tfhedge.workflow.tables import findings_table
 
@@ -96,6 +96,16 @@ def test_smiles_are_flat_where_variance_is_constant():
     for k, chosen, number in zip(data["strikes"], data["traded"], (3, 5, 3, 3, 5), strict=True):
         assert len(chosen) == number
         assert set(np.array(k)[chosen]) <= set(FloatingGrid.from_paper().strikes)
+
+
+def test_a_position_earns_its_dividends():
+    problem = make_problem(RunConfig(dividend_yield=0.5))
+    trades = np.zeros([5, 240])
+    trades[:, [0, 120]] = 1.0, -0.4
+    rows = over_time(problem, {"underlying": trades})["quantiles"]
+    position = rows["position in the\nunderlying"][0]
+    assert position[0] == 1.0
+    assert position[-1] == pytest.approx(np.exp(239 * 0.002) - 0.4 * np.exp(119 * 0.002))
 
 
 def test_trades_next_to_resets():

@@ -42,7 +42,7 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
     Args:
         hedges: By name, pairs of a `HedgingProblem` and a function from spot and variance, each
             `[num_paths, num_steps + 1]`, to actions. The problems' markets, claims and time steps
-            are the same; what can be traded may differ.
+            are the same, and so are the costs; what can be traded may differ.
         num_paths: Number of paths.
         seed: An integer, or a pair of them to tell streams of one seed apart.
         batch_size: Paths simulated at once.
@@ -61,10 +61,12 @@ def run_hedges(hedges, num_paths, seed, batch_size=2048):
     problems = [problem for problem, _ in hedges.values()]
     first = problems[0]
     for problem in problems:
-        if dataclasses.replace(problem, instruments=first.instruments) != first:
+        costs = [(x.instruments.spot_cost, x.instruments.option_cost) for x in (first, problem)]
+        same = dataclasses.replace(problem, instruments=first.instruments) == first
+        if not same or costs[0] != costs[1]:
             raise ValueError(
-                "Expected problems that differ in their instruments alone. Received: "
-                f"{first} and {problem}"
+                "Expected problems that differ in their instruments alone, at the same costs. "
+                f"Received: {first} and {problem}"
             )
     outcomes = {name: [] for name in hedges}
     for start in range(0, num_paths, batch_size):
@@ -108,13 +110,13 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
     checks.positive_integer("num_resamples", num_resamples)
     pnl, cost = np.stack(list(outcomes.values()), axis=1)
     centred = pnl - pnl.mean(axis=1, keepdims=True)
-    powers = np.concatenate([centred, centred**2, centred**3, cost])
+    powers = np.concatenate([centred, centred**2, centred**3, cost, *objective.moments(pnl, cost)])
     num_paths, rng = pnl.shape[1], np.random.default_rng(seed)
     draws = (rng.integers(num_paths, size=num_paths) for _ in range(num_resamples))
     counts = (np.bincount(draw, minlength=num_paths) for draw in draws)
     resampled = np.stack([powers @ count for count in counts]) / num_paths
     point, sample = (
-        _statistics(x, objective) for x in (powers.mean(axis=1)[np.newaxis], resampled)
+        _statistics(x, len(pnl), objective) for x in (powers.mean(axis=1)[np.newaxis], resampled)
     )
     low, high = np.quantile(sample, [0.025, 0.975], axis=1)
     intervals = np.stack([point[:, 0], low, high], axis=-1)  # [statistic, hedge, 3]
@@ -124,11 +126,11 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
     }
 
 
-def _statistics(moments, objective):
-    """The fields of `Row`, from moments `[num_samples, 4 num_hedges]`."""
-    mean, square, cube, cost = np.split(moments, 4, axis=1)
+def _statistics(moments, num_hedges, objective):
+    """The fields of `Row`, from the means of `powers`, `[num_samples, num_powers num_hedges]`."""
+    mean, square, cube, cost, *own = np.split(moments, moments.shape[1] // num_hedges, axis=1)
     variance = square - mean**2
     std = np.sqrt(variance)
     skewness = (cube - 3.0 * mean * square + 2.0 * mean**3) / np.maximum(std, 1e-300) ** 3
-    loss = objective.loss_of_moments(variance, cost)
+    loss = objective.loss_of_moments(*own).numpy()
     return np.stack([std, skewness, cost, loss, loss - loss[:, :1]])

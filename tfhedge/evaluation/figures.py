@@ -15,6 +15,9 @@ _GRAY, _ORANGE, _BLUE, _GREEN = "#777777", "#d55e00", "#0072b2", "#009e73"
 _COLORS = (_GRAY, _ORANGE, _BLUE)
 
 
+_OF_BANDS = "median and range of the seeds"
+
+
 def _panels(width, height, *shape, **options):
     """The axes of a new figure, one alone or an array of `shape`, of a size in inches."""
     return Figure(figsize=(width, height), layout="constrained").subplots(*shape, **options)
@@ -150,7 +153,7 @@ def optimizers(bands, target):
         axes.set(xlabel=label)
         _numbers(axes.yaxis)
     panels[0].set_ylabel("validation loss")
-    panels[0].legend()
+    panels[0].legend(title=_OF_BANDS, title_fontsize="small", fontsize="small")
     return panels
 
 
@@ -168,13 +171,13 @@ def along_paths(bands):
     """
     panels = _panels(6.4, 5.6, 2, 1, sharex=True)
     names = {
-        "gradient_variance": "variance of single gradients",
-        "largest_eigenvalue": "largest eigenvalue",
+        "gradient_variance": "trace of the covariance\nof single-path gradients",
+        "largest_eigenvalue": "largest eigenvalue\nof the preconditioner",
     }
     for axes, (name, label) in zip(panels, names.items(), strict=True):
         _draw_bands(axes, bands, "step", name)
         axes.set_ylabel(label)
-        axes.legend(fontsize="small")
+        axes.legend(title=_OF_BANDS, title_fontsize="small", fontsize="small")
     panels[-1].set_xlabel("optimization step")
     return panels
 

@@ -38,7 +38,7 @@ class HedgeStatistics:
         pnl, cost = np.asarray(pnl, np.float64), np.asarray(cost, np.float64)
         worst = np.sort(pnl)[: max(1, round(0.01 * pnl.size))]
         figures = (pnl.mean(), pnl.std(), -worst.mean(), cost.mean())
-        loss = objective.loss_of_moments(pnl.var(), cost.mean())
+        loss = objective.loss(pnl, cost)
         return cls(*(float(figure) for figure in (*figures, loss)))
 
 
@@ -67,7 +67,8 @@ class HedgeReport:
 def histogram(pnl, num_bins=120):
     """Histograms of the P&L of several strategies in the same bins, for `figures.pnl_histogram`.
 
-    The bins reach from the 0.01 % to the 99.99 % quantile of all strategies together.
+    The bins reach from the least of the strategies' 0.01 % quantiles to the largest of their
+    99.99 % quantiles.
 
     Args:
         pnl: P&L by strategy, each `[num_paths]`.
@@ -81,8 +82,8 @@ def histogram(pnl, num_bins=120):
     >>> print(np.round(data["densities"]["no hedge"], 2))  # the extremes are left out
     [0.5 0.5]
     """
-    everything = np.concatenate(list(pnl.values()))
-    edges = np.linspace(*np.quantile(everything, [1e-4, 1.0 - 1e-4]), num_bins + 1)
+    low, high = np.transpose([np.quantile(x, [1e-4, 1.0 - 1e-4]) for x in pnl.values()])
+    edges = np.linspace(low.min(), high.max(), num_bins + 1)
     width = edges[1] - edges[0]
     return {
         "edges": edges.tolist(),

@@ -335,6 +335,8 @@ class FixedGrid(OptionGrid):
     def holdings(self, actions):
         """The portfolio after each time's trades, eq. (1): the sum of all trades up to then.
 
+        That leaves out what dividends that are invested in the underlying add to it.
+
         Args:
             actions: Trades u_t, `[num_paths, num_steps, num_instruments]`.
 

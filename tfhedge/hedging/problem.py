@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfhedge import checks
 from tfhedge.hedging.claims import Cliquet
 from tfhedge.hedging.instruments import FloatingGrid, OptionGrid
-from tfhedge.hedging.objectives import MeanVariance
+from tfhedge.hedging.objectives import MeanVariance, Objective
 from tfhedge.market.heston import Heston
 from tfhedge.market.simulation import simulate
 from tfhedge.serialization import serializable
@@ -27,7 +27,7 @@ class HedgingProblem:
         market: The market model, such as `Heston`.
         claim: The liability, such as `Cliquet`; it sets the number of steps T.
         instruments: What can be traded, a `FloatingGrid` or a `FixedGrid`.
-        objective: How a P&L and its costs are judged, such as `MeanVariance`.
+        objective: How a P&L and its costs are judged, an `Objective` such as `MeanVariance`.
         dt: Length of a time step in years.
 
     Raises:
@@ -43,7 +43,7 @@ class HedgingProblem:
     market: Heston
     claim: Cliquet
     instruments: OptionGrid
-    objective: MeanVariance
+    objective: Objective
     dt: float = 1.0 / 250.0
 
     def __post_init__(self):
@@ -52,7 +52,7 @@ class HedgingProblem:
             ("market", "largest_variance"),
             ("claim", "payoff"),
             ("instruments", "premiums"),
-            ("objective", "loss"),
+            ("objective", "path_curvature"),
         ):
             part = getattr(self, name)
             if not hasattr(part, member):

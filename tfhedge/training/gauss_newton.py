@@ -22,6 +22,8 @@ class GaussNewton:
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs to those of the problem.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+        pnl: The batch's P&L before costs, `[num_paths]`.
+        cost: The batch's transaction costs, `[num_paths]`.
         loss_scale: The size of the batch's loss.
         forward_pass: The compiled forward pass of the batch, if there was one.
     """
@@ -32,6 +34,8 @@ class GaussNewton:
     quadratic_cost_ratio: float
     features: tf.Tensor
     returns: tf.Tensor
+    pnl: tf.Tensor
+    cost: tf.Tensor
     loss_scale: tf.Tensor
     forward_pass: ForwardPass | None = None
 
@@ -48,7 +52,9 @@ class GaussNewton:
             Pairs `(a, g)`, each `[num_paths, num_steps, size]`.
         """
         features, returns = self.features[:num_paths], self.returns[:num_paths]
-        by_trades = self.problem.objective.pseudo_gradient(returns, self._quadratic_costs, seed)
+        by_trades = self.problem.objective.pseudo_gradient(
+            returns, self._quadratic_costs, self._path_curvature(num_paths), seed
+        )
         cotangent = self.controls.by_actions(by_trades)
         availability = self.problem.availability
         module = linearization(self.policy)
@@ -84,7 +90,14 @@ class GaussNewton:
             self.policy, features, self.problem.availability, directions
         )
         changes = [self.controls.trades(x) for x in changes]
-        return self.problem.objective.curvature_gram(changes, returns, self._quadratic_costs)
+        return self.problem.objective.curvature_gram(
+            changes, returns, self._quadratic_costs, self._path_curvature(num_paths)
+        )
+
+    def _path_curvature(self, num_paths):
+        """The objective's curvature of the first paths, as part of the batch."""
+        curvature = self.problem.objective.path_curvature(self.pnl, self.cost)
+        return [x[:num_paths] for x in curvature]
 
     @property
     def _quadratic_costs(self):

@@ -30,31 +30,27 @@ class HedgeMetric(keras.metrics.Metric):
     def __init__(self, objective, name="hedge"):
         super().__init__(name=name)
         self.objective = objective
-        self.num_paths = self._add_sum("num_paths")
-        self.pnl = self._add_sum("pnl")
-        self.squared_pnl = self._add_sum("squared_pnl")
-        self.cost = self._add_sum("cost")
+        terms = self._terms(*tf.zeros([2, 1], tf.float64))
+        self.sums = self.add_weight(
+            shape=(len(terms),), initializer="zeros", dtype="float64", name="sums"
+        )
 
-    def _add_sum(self, name):
-        return self.add_weight(shape=(), initializer="zeros", dtype="float64", name=name)
+    def _terms(self, pnl, cost):
+        """What is summed over paths: one, P&L, its square, costs, and the objective's moments."""
+        moments = self.objective.moments(pnl, cost)
+        return [tf.ones_like(pnl), pnl, pnl**2, cost, *moments]
 
     def update_state(self, pnl, cost):
         """Adds paths with P&L before costs and costs, each `[num_paths]`."""
-        pnl, cost = tf.cast(pnl, tf.float64), tf.cast(cost, tf.float64)
-        self.num_paths.assign_add(tf.cast(tf.size(pnl), tf.float64))
-        self.pnl.assign_add(tf.reduce_sum(pnl))
-        self.squared_pnl.assign_add(tf.reduce_sum(pnl**2))
-        self.cost.assign_add(tf.reduce_sum(cost))
+        terms = self._terms(tf.cast(pnl, tf.float64), tf.cast(cost, tf.float64))
+        self.sums.assign_add(tf.reduce_sum(terms, axis=1))
 
     def result(self):
         """`{"loss", "pnl_std", "cost"}` of the paths seen so far."""
-        mean, square, cost = (
-            tf.math.divide_no_nan(total.value, self.num_paths.value)
-            for total in (self.pnl, self.squared_pnl, self.cost)
-        )
-        variance = tf.maximum(square - mean**2, 0.0)
-        loss = self.objective.loss_of_moments(variance, cost)
-        return {"loss": loss, "pnl_std": tf.sqrt(variance), "cost": cost}
+        num_paths, *sums = tf.unstack(self.sums.value)
+        mean, square, cost, *moments = (tf.math.divide_no_nan(x, num_paths) for x in sums)
+        loss = self.objective.loss_of_moments(*moments)
+        return {"loss": loss, "pnl_std": tf.sqrt(tf.nn.relu(square - mean**2)), "cost": cost}
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -238,7 +234,7 @@ class DeepHedger(keras.Model):
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
-            curvature = self.curvature(features, returns, loss, forward_pass)
+            curvature = self.curvature(features, returns, pnl, cost, loss, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
         else:
@@ -267,12 +263,14 @@ class DeepHedger(keras.Model):
         gradients = replicas.add([x / scale for x in gradients])
         return loss, pnl, cost, gradients, forward_pass
 
-    def curvature(self, features, returns, loss, forward_pass=None):
+    def curvature(self, features, returns, pnl, cost, loss, forward_pass=None):
         """The curvature of a batch, as the optimizer, a `DHKFAC`, wants it.
 
         Args:
             features: The batch's features, `[num_paths, num_steps, num_features]`.
             returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+            pnl: The batch's P&L before costs, `[num_paths]`.
+            cost: The batch's transaction costs, `[num_paths]`.
             loss: The batch's loss.
             forward_pass: The compiled forward pass of the batch, if there was one.
 
@@ -286,6 +284,8 @@ class DeepHedger(keras.Model):
             quadratic_cost_ratio=self.optimizer.quadratic_cost_ratio,
             features=features,
             returns=returns,
+            pnl=pnl,
+            cost=cost,
             loss_scale=tf.abs(loss),
             forward_pass=forward_pass,
         )

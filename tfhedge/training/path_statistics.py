@@ -55,15 +55,14 @@ class PathStatistics(keras.callbacks.Callback):
         problem, weights = hedger.problem, hedger.trainable_variables
         with tf.GradientTape() as tape:
             actions = hedger.actions(features)
-            loss = problem.objective.loss(
-                problem.pnl(actions, returns, payoff), problem.cost(actions)
-            )
+            pnl, cost = problem.pnl(actions, returns, payoff), problem.cost(actions)
+            loss = problem.objective.loss(pnl, cost)
         slopes, *gradients = tape.gradient(loss, [actions, *weights])
         slopes *= tf.cast(tf.shape(slopes)[0], slopes.dtype)
         result = {"gradient_variance": self._gradient_variance(features, slopes)}
         if isinstance(optimizer, KroneckerOptimizer):
             direction = optimizer.precondition(gradients)
-            curvature = hedger.curvature(features, returns, loss)
+            curvature = hedger.curvature(features, returns, pnl, cost, loss)
             exact = curvature.gram([direction], self.num_quadratic_paths)[0, 0]
             result["overshoot"] = exact / inner(gradients, direction)
         return result

@@ -168,7 +168,10 @@ def trades_along(hedger, num_paths, seed):
 
 def over_time(problem, trades):
     """The data of figure 6: the position in the underlying, and the trades."""
-    quantities = {"position in the\nunderlying": np.cumsum(trades["underlying"], axis=1)}
+    dividends = problem.market.dividend_yield * problem.dt * np.arange(problem.num_steps)
+    shares = np.exp(dividends)  # that one share has become, its dividends invested in it
+    position = shares * np.cumsum(trades["underlying"] / shares, axis=1)
+    quantities = {"position in the\nunderlying": position}
     quantities |= {f"trades in the\n{name}": x for name, x in trades.items()}
     return {
         "levels": _QUANTILES,

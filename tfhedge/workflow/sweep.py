@@ -22,10 +22,11 @@ PATIENCE = 5.0
 
 
 def sweep(config, folder):
-    """Tries settings of an optimizer, and gives up half of those that are left at each rung.
+    """Tries settings of an optimizer, and gives up at each rung what is not in the better half.
 
     The rungs of successive halving are at a quarter and a half of the steps, after the warm-up of
-    Adam, and judge by the best validation loss so far. All that is known is in Optuna's
+    Adam, and judge at the next validation, by the best loss so far, among the trials that have come
+    so far: the first goes on whatever its loss is. All that is known is in Optuna's
     `journal.log`, and in a folder for each trial, so that several processes can share a search, and
     one that was interrupted goes on within the trial that was under way. A process that finds
     nothing left waits for the others, and takes over the trial of one that dies. The outcome is in
