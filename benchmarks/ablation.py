@@ -35,6 +35,16 @@ class StepByPreconditioner(th.DHKFAC):
         return Algorithm1._update(self, gradients, curvature)
 
 
+class StartAtZero(th.DHKFAC):
+    """The averages start at zero, and take in each sample with the same weight."""
+
+    def build(self, variables):
+        """As if there had been many samples."""
+        if not self.built:
+            super().build(variables)
+            self.num_samples.assign(1e9)
+
+
 class StaleDiagonal(th.DHKFAC):
     """D stays as it is when the eigenbasis changes under it."""
 
@@ -49,8 +59,8 @@ class FactorsByStep(th.DHKFAC):
         return block.update_factors_by_step(second_moment(homogeneous(a)), g, decay)
 
 
-class IdentityG(th.DHKFAC):
-    """G = I, so that only inputs are decorrelated; D is still measured."""
+class IdentityG(FactorsByStep):
+    """A of eq. (8) and G = I, so that only inputs are decorrelated; D is still measured."""
 
     def _renew_eigenbases(self, carry_diagonal):
         for block in kronecker_blocks(self):
@@ -58,8 +68,8 @@ class IdentityG(th.DHKFAC):
         return super()._renew_eigenbases(carry_diagonal)
 
 
-class PlainKFAC(th.DHKFAC):
-    """D is the product of the factors' eigenvalues, not measured; scales keep their diagonal."""
+class PlainKFAC(FactorsByStep):
+    """D is the product of the eigenvalues of eq. (8), not measured; scales keep their diagonal."""
 
     def _update_blocks(self, curvature):
         healthy = super()._update_blocks(curvature)
@@ -149,11 +159,14 @@ VARIANTS = {
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "uniform damping": with_optimizer(UniformDamping),
+    "uniform damping, a hundredth": with_optimizer(UniformDamping, shrinkage=1e-6),
+    "uniform damping, a hundredfold": with_optimizer(UniformDamping, shrinkage=1e-2),
     "damping by the factors": with_optimizer(FactoredDamping),
     "factors of eq. (8)": with_optimizer(FactorsByStep),
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),
     "D not carried over": with_optimizer(StaleDiagonal),
+    "averages that start at zero": with_optimizer(StartAtZero),
     # The curvature of the gains alone, as the loss is linear in the costs C.
     "outputs {Gamma, C}": with_optimizer(quadratic_cost_ratio=1e-9),
     "quadratic costs of the paper": with_optimizer(quadratic_cost_ratio=8.0),
@@ -163,6 +176,9 @@ VARIANTS = {
     "4 curvature paths": with_optimizer(num_curvature_paths=4),
     "16 curvature paths": with_optimizer(num_curvature_paths=16),
     "64 curvature paths": with_optimizer(num_curvature_paths=64),
+    "16 paths for the step length": with_optimizer(num_quadratic_paths=16),
+    "curvature every 5 steps": with_optimizer(factor_interval=5),
+    "bases every 25 steps": with_optimizer(eigenbasis_interval=25),
     "curvature every 5 steps, bases every 25": with_optimizer(
         factor_interval=5, eigenbasis_interval=25
     ),

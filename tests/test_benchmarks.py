@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -45,12 +46,12 @@ def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
     subprocess.run(command, check=True)
     rows = json.loads((tmp_path / "ablation.json").read_text())["variants"]
     losses = [row["last_val_loss"] for row in rows]
-    assert len(losses) == 23
+    assert len(losses) == 29
     assert len(set(losses)) == len(losses)
 
 
 @pytest.mark.slow
-def test_robustness_judges_by_the_last_losses(tmp_path):
+def test_robustness_judges_the_losses(tmp_path):
     command = [sys.executable, BENCHMARKS / "robustness.py", "--steps", "10", "--seeds", "1"]
     command += ["--paper-seeds", "1", "--out", tmp_path / "out", "--json", tmp_path / "runs.json"]
     done = subprocess.run(
@@ -60,6 +61,6 @@ def test_robustness_judges_by_the_last_losses(tmp_path):
     assert paper["val_loss"]["dh-kfac"][-1] > 0.085  # after so few steps
     assert done.returncode == 1
     assert "paper, seed 1: a loss of" in done.stderr
-    losses = {name: curve[-1] for name, curve in short["val_loss"].items()}
-    assert ("T = 60, seed 1" in done.stderr) == (losses["dh-kfac"] >= losses["adam"])
+    above = np.array(short["val_loss"]["dh-kfac"]) >= short["val_loss"]["adam"]
+    assert ("T = 60, seed 1: not below Adam" in done.stderr) == above.any()
     assert set(short["stopped_by"].values()) == {"steps"}

@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 
 from tfhedge import cli
-from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.workflow import experiment
 from tfhedge.workflow.config import OPTIMIZERS, RunConfig
 from tfhedge.workflow.experiment import bands, comparison
 from tfhedge.workflow.run import load_run
 from tfhedge.workflow.tables import comparison_table
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """A `DHKFAC.paper` with the arguments that a run gives it."""
-
-    def paper(cls, learning_rate, trust_region, seed):
-        return cls(min(1.0, 1e4 * learning_rate), trust_region=trust_region, seed=seed)
-
-    monkeypatch.setattr(DHKFAC, "paper", classmethod(paper), raising=False)
 
 
 @pytest.fixture
@@ -44,7 +33,7 @@ def test_the_part_of_adam(options, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_experiment_in_parts(options, tmp_path, stand_in, capsys):
+def test_the_experiment_in_parts(options, tmp_path, capsys):
     options += ["--steps", "6"]
     assert cli.main([*options, "--only", "dh-kfac-paper"]) == 0
     assert "no run of adam is finished" in capsys.readouterr().out
