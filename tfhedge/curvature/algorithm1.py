@@ -48,8 +48,10 @@ class Algorithm1(KroneckerOptimizer):
         trust_region_decay: Its decay beta^TR in a step.
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
             the loss.
-        num_curvature_paths: Number of paths in the sample of pseudo-gradients.
-        num_initial_paths: Number of paths in the sample where G and D start.
+        num_curvature_paths: Number of paths in the sample of pseudo-gradients, the first of the
+            batch, or all of them if it has fewer.
+        num_initial_paths: Number of paths in the sample where G and D start, likewise; of a small
+            batch they start from its paths, however noisy.
         seed: Seed of the pseudo-gradients.
         name: Name of the optimizer.
 

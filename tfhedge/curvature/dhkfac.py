@@ -70,8 +70,9 @@ class DHKFAC(KroneckerOptimizer):
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
             the loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100
             is right for trades of 0.005; the paper's 8 is for trades of 0.06.
-        num_curvature_paths: Number of paths in the sample of pseudo-gradients.
-        num_quadratic_paths: Number of paths on which B is evaluated for the step length.
+        num_curvature_paths: Number of paths in the sample of pseudo-gradients, the first of the
+            batch, or all of them if it has fewer.
+        num_quadratic_paths: Number of paths on which B is evaluated for the step length, likewise.
         seed: Seed of the pseudo-gradients.
         name: Name of the optimizer.
 

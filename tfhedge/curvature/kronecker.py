@@ -25,8 +25,8 @@ class KroneckerBlock:
         Q_A ( (Q_A' V Q_G) / damped D ) Q_G'.
 
     A, G and D are exponential moving averages over the samples, and c is that of each sample. When
-    the eigenbases change, D moves along: it becomes the diagonal, in the new basis, of the matrix
-    that it stood for in the old.
+    the eigenbases change, D moves along, unless it is told to stay: it becomes the diagonal, in the
+    new basis, of the matrix that it stood for in the old.
 
     Matrices are laid out as Keras kernels, `[inputs, outputs]`, with the bias as last row.
 
