@@ -28,19 +28,10 @@ SMALL = (  # with Adam, whose step is compiled in half of the time
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
     "--validate-every 2 --validation-paths 100 --test-paths 100 --optimizer adam"
 ).split()
-TIMES = {"seconds", "training_seconds", "step_seconds"}
 
 
 def train(folder, *options):
     return cli.main(["train", "--out", str(folder), *SMALL, *options])
-
-
-def history(folder):
-    with open(folder / "history.csv", newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name not in TIMES}
-            for row in csv.DictReader(file)
-        ]
 
 
 def test_help_fits_a_screen_and_comes_without_tensorflow():
@@ -139,16 +130,14 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
     assert (tmp_path / "summary.json").read_text() == "precious"
 
 
-def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplog):
-    for name in "ab":
-        options = ["--steps", "5", "--optimizer", "dh-kfac", "--seed", "3"]
-        assert train(tmp_path / name, *options) == 0
+def test_a_run_leaves_everything(tmp_path, capsys, caplog):
+    folder = tmp_path / "run"
+    assert train(folder, "--steps", "5", "--optimizer", "dh-kfac", "--seed", "3") == 0
     printed = capsys.readouterr().out
     assert "no hedge" in printed
     assert "learned, without its options" in printed
     assert "The policy is compiled" in caplog.text
 
-    folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
         "checkpoint.npz",
@@ -165,16 +154,15 @@ def test_a_run_leaves_everything_and_repeats_bit_for_bit(tmp_path, capsys, caplo
     assert RunConfig(**config) == dataclasses.replace(
         PRESETS["demo"], **{**config, "optimizer": "dh-kfac", "seed": 3, "steps": 5}
     )
-    summary, again = (json.loads((tmp_path / x / "summary.json").read_text()) for x in "ab")
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 5
     assert summary["stopped_by"] == "steps"
     assert {"seconds", "loss", "pnl_std", "cost", "unhedged_std", "unhedged_loss", "seed"} <= set(
         summary
     )
-    assert summary.pop("seconds") > 0 < again.pop("seconds")
-    assert summary == again
-    assert [int(row["step"]) for row in history(folder)] == [2, 4, 5]
-    assert history(folder) == history(tmp_path / "b")
+    assert summary["seconds"] > 0
+    with open(folder / "history.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [2, 4, 5]
 
 
 def test_another_seed_has_other_weights_and_other_paths():
