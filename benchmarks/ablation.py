@@ -21,6 +21,7 @@ import tensorflow as tf
 import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment
+from tfhedge.curvature.kronecker_optimizer import inner
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
@@ -33,6 +34,25 @@ class StepByPreconditioner(th.DHKFAC):
 
     def _update(self, gradients, curvature):
         return Algorithm1._update(self, gradients, curvature)
+
+
+class ConstantMomentum(th.DHKFAC):
+    """Goes on along the previous update p, whatever M says of it, and from there along v.
+
+    The update is mu p - alpha v, with mu constant and a share of the alpha >= 0 that minimizes M;
+    the trust region is for alpha v alone.
+    """
+
+    def _update(self, gradients, curvature):
+        direction = self.precondition(gradients)
+        previous = [slot.value for slot in self.momentums]
+        gram = curvature.gram([direction, previous], self.num_quadratic_paths)
+        slope = inner(gradients, direction) + self.momentum * gram[0, 1]
+        alpha = self.share_now() * tf.nn.relu(slope / gram[0, 0])
+        radius = self.trust_region_now() * curvature.loss_scale
+        alpha = tf.minimum(alpha, tf.sqrt(radius / gram[0, 0]))
+        update = [self.momentum * p - alpha * v for v, p in zip(direction, previous, strict=True)]
+        return update, update, alpha
 
 
 class StartAtZero(th.DHKFAC):
@@ -150,8 +170,15 @@ def with_positions(config):
 VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
+    "constant momentum": with_optimizer(
+        ConstantMomentum,
+        learning_rate=0.5,
+        trust_region=0.1,
+        trust_region_decay=0.98,
+        quadratic_cost_ratio=30.0,
+    ),
     "step length of Algorithm 1": with_optimizer(
-        StepByPreconditioner, learning_rate=3e-5, momentum=0.92, trust_region=1e-3
+        StepByPreconditioner, learning_rate=4e-3, momentum=0.92, trust_region=1e-3
     ),
     "whole steps, without decay": with_optimizer(learning_rate=1.0, learning_rate_decay=1.0),
     "steps of 0.8, without decay": with_optimizer(learning_rate=0.8, learning_rate_decay=1.0),

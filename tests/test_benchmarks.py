@@ -46,7 +46,7 @@ def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
     subprocess.run(command, check=True)
     rows = json.loads((tmp_path / "ablation.json").read_text())["variants"]
     losses = [row["last_val_loss"] for row in rows]
-    assert len(losses) == 29
+    assert len(losses) == 30
     assert len(set(losses)) == len(losses)
 
 

@@ -23,23 +23,40 @@ def greeks():
     return CliquetGreeks(MARKET, CLAIM, DT)
 
 
-def test_greeks_of_the_pricer(greeks):
-    spot, variance = simulate(MARKET, 40, CLAIM.num_steps, DT, seed=(1, 0))
+def errors_of_greeks(greeks, num_paths, steps):
+    """Of delta and vega against those of the pricer at some steps, `[2, num_steps, num_paths]`."""
+    market, claim = greeks.market, greeks.claim
+    spot, variance = simulate(market, num_paths, claim.num_steps, DT, seed=(1, 0))
     delta, vega = (x.numpy() for x in greeks(spot, variance))
-    past = CLAIM.observables(spot[:, :-1])
-    pricer = CliquetPricer(MARKET, CLAIM, DT)
+    past = claim.observables(spot[:, :-1])
+    pricer = CliquetPricer(market, claim, DT)
     errors = []
-    for step in range(CLAIM.num_steps):
+    for step in steps:
         states = spot, variance, past["spot_at_last_reset"], past["accrued"]
         now, v, reset, accrued = (tf.cast(x[:, step], tf.float64) for x in states)
         with tf.GradientTape() as tape:
             tape.watch([now, v])
             price = pricer(step, now, v, reset, accrued)
         by_spot, by_variance = tape.gradient(price, [now, v])
-        errors.append([delta[:, step] - MARKET.spot * by_spot, vega[:, step] - by_variance])
-    deltas, vegas = np.abs(np.moveaxis(errors, 1, 0))
+        errors.append([delta[:, step] - market.spot * by_spot, vega[:, step] - by_variance])
+    return np.abs(np.moveaxis(errors, 1, 0))
+
+
+def test_greeks_of_the_pricer(greeks):
+    deltas, vegas = errors_of_greeks(greeks, 40, range(CLAIM.num_steps))
     # Where the price bends, a day before a reset, the tables are coarse.
     assert np.max(deltas) < 0.02
+    assert np.mean(deltas) < 5e-4
+    assert np.max(vegas) < 5e-3
+    assert np.mean(vegas) < 1e-4
+
+
+@pytest.mark.slow
+def test_greeks_of_the_pricer_for_the_claim_of_the_paper():
+    greeks = CliquetGreeks(Heston.from_paper(), Cliquet.from_paper(), DT)
+    steps = [0, 7, 19, 20, 58, 59, 110, 150, 178, 199, 211, 219, 220, 230, 239]
+    deltas, vegas = errors_of_greeks(greeks, 20, steps)
+    assert np.max(deltas) < 0.05
     assert np.mean(deltas) < 5e-4
     assert np.max(vegas) < 5e-3
     assert np.mean(vegas) < 1e-4

@@ -14,8 +14,8 @@ from tfhedge.files import read_json
 # The settings of each optimizer, with their defaults.
 OPTIMIZERS = {
     "dh-kfac": {"learning_rate": 1.0, "learning_rate_decay": 0.997},
-    "dh-kfac-paper": {"learning_rate": 1e-3, "trust_region": 1e-3},
-    # The winner of its search in `tfhedge experiment optimizers`.
+    # The winners of their searches in `tfhedge experiment optimizers`.
+    "dh-kfac-paper": {"learning_rate": 4e-3, "trust_region": 1e-3},
     "adam": {"learning_rate": 5e-4, "learning_rate_decay": 0.9995},
 }
 
