@@ -62,7 +62,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize(("objective", "loss"), OBJECTIVES.items(), ids=str)
+@pytest.mark.parametrize(("objective", "loss"), OBJECTIVES.items(), ids=map(str, OBJECTIVES))
 def test_intervals_of_scipy(objective, loss):
     rng = np.random.default_rng(0)
     common = rng.normal(0.0, 0.01, 3000)
