@@ -154,12 +154,12 @@ def test_backup_and_restore_goes_on_where_it_was_interrupted(tmp_path):
 
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
     with pytest.raises(KeyboardInterrupt):
-        train(new_hedger(optimizer="adam"), 4, callbacks=[backup, Interruption()])
-    resumed = new_hedger(optimizer="adam")
+        train(new_hedger(), 4, callbacks=[backup, Interruption()])
+    resumed = new_hedger()
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     history = train(resumed, 4, callbacks=[backup])
     assert history.epoch == [2, 3]
-    undisturbed = new_hedger(optimizer="adam")
+    undisturbed = new_hedger()
     train(undisturbed, 4)
     assert_equal_weights(resumed, undisturbed)
 
