@@ -21,7 +21,6 @@ import tensorflow as tf
 import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment
-from tfhedge.curvature.kronecker_optimizer import inner
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
@@ -43,16 +42,11 @@ class ConstantMomentum(th.DHKFAC):
     the trust region is for alpha v alone.
     """
 
-    def _update(self, gradients, curvature):
-        direction = self.precondition(gradients)
-        previous = [slot.value for slot in self.momentums]
-        gram = curvature.gram([direction, previous], self.num_quadratic_paths)
-        slope = inner(gradients, direction) + self.momentum * gram[0, 1]
+    def _coefficients(self, slopes, gram, radius):
+        slope = slopes[0] + self.momentum * gram[0, 1]
         alpha = self.share_now() * tf.nn.relu(slope / gram[0, 0])
-        radius = self.trust_region_now() * curvature.loss_scale
         alpha = tf.minimum(alpha, tf.sqrt(radius / gram[0, 0]))
-        update = [self.momentum * p - alpha * v for v, p in zip(direction, previous, strict=True)]
-        return update, update, alpha
+        return tf.stack([-alpha, tf.cast(self.momentum, alpha.dtype)])
 
 
 class StartAtZero(th.DHKFAC):

@@ -349,8 +349,8 @@ def unroll(cell, features, products):
         action, states, layer_inputs = cell.step(tf.concat([available, x], axis=-1), states, probes)
         actions.append(action)
         inputs.append(layer_inputs)
-    by_layer = [np.stack(x, axis=1) for x in zip(*inputs, strict=True)]
-    return tf.stack(actions, axis=1), by_layer
+    inputs = [np.stack(x, axis=1) for x in zip(*inputs, strict=True)]
+    return tf.stack(actions, axis=1), inputs
 
 
 def batch_of(hedger, features, returns, num_paths):

@@ -178,13 +178,8 @@ class DHKFAC(KroneckerOptimizer):
         previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = [inner(gradients, direction), inner(gradients, previous)]
-        coefficients = minimize_in_plane(slopes, gram, self.momentum)
-        coefficients *= self.share_now()
-
         radius = self.trust_region_now() * curvature.loss_scale
-        curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
-        coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
-
+        coefficients = self._coefficients(slopes, gram, radius)
         update = [
             coefficients[0] * v + coefficients[1] * p
             for v, p in zip(direction, previous, strict=True)
@@ -192,6 +187,13 @@ class DHKFAC(KroneckerOptimizer):
         momentum = tf.cast(coefficients[1], tf.float32)
         self.momentum_used.assign(tf.where(tf.math.is_finite(momentum), momentum, 0.0))
         return update, update, -coefficients[0]
+
+    def _coefficients(self, slopes, gram, radius):
+        """Those of v and p in the update: a share of the minimizer, within the trust region."""
+        coefficients = minimize_in_plane(slopes, gram, self.momentum)
+        coefficients *= self.share_now()
+        curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
+        return coefficients * tf.minimum(tf.sqrt(radius / curved), 1.0)
 
 
 def minimize_in_plane(slopes, gram, max_momentum):

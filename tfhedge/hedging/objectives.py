@@ -198,14 +198,14 @@ class EntropicRisk(Objective):
 
     def loss(self, pnl, cost):
         """As `Objective`."""
-        exponents = self.risk_aversion * (cost - pnl)
+        exponents = self._exponents(pnl, cost)
         num_paths = tf.cast(tf.size(exponents), exponents.dtype)
         total = tf.reduce_logsumexp(exponents) - tf.math.log(num_paths)
         return total / self.risk_aversion
 
     def moments(self, pnl, cost):
         """The exponential, which is infinite from losses of 700 / a on."""
-        return [tf.exp(self.risk_aversion * (cost - pnl))]
+        return [tf.exp(self._exponents(pnl, cost))]
 
     def loss_of_moments(self, exponential):
         """From the mean of this."""
@@ -213,6 +213,9 @@ class EntropicRisk(Objective):
 
     def path_curvature(self, pnl, cost):
         """The numbers a w and w."""
-        exponents = self.risk_aversion * (cost - pnl)
+        exponents = self._exponents(pnl, cost)
         w = tf.nn.softmax(exponents) * tf.cast(tf.size(exponents), exponents.dtype)
         return self.risk_aversion * w, w
+
+    def _exponents(self, pnl, cost):
+        return self.risk_aversion * (cost - pnl)
