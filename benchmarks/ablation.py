@@ -21,6 +21,7 @@ import tensorflow as tf
 import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment
+from tfhedge.curvature.kronecker_optimizer import inner
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
@@ -35,18 +36,30 @@ class StepByPreconditioner(th.DHKFAC):
         return Algorithm1._update(self, gradients, curvature)
 
 
-class ConstantMomentum(th.DHKFAC):
-    """Goes on along the previous update p, whatever M says of it, and from there along v.
+class MomentumOfModel(th.DHKFAC):
+    """Minimizes M over the momentum, too.
 
-    The update is mu p - alpha v, with mu constant and a share of the alpha >= 0 that minimizes M;
-    the trust region is for alpha v alone.
+    The update is a share of the mu p - alpha v that minimizes M with 0 <= mu <= momentum, within
+    the trust region. Where v and p are parallel or p is zero, mu is zero.
     """
 
-    def _coefficients(self, slopes, gram, radius):
-        slope = slopes[0] + self.momentum * gram[0, 1]
-        alpha = self.share_now() * tf.nn.relu(slope / gram[0, 0])
-        alpha = tf.minimum(alpha, tf.sqrt(radius / gram[0, 0]))
-        return tf.stack([-alpha, tf.cast(self.momentum, alpha.dtype)])
+    def _update(self, gradients, curvature):
+        direction = self.precondition(gradients)
+        previous = [slot.value for slot in self.momentums]
+        gram = curvature.gram([direction, previous], self.num_quadratic_paths)
+        b_vv, b_vp, b_pp = gram[0, 0], gram[0, 1], gram[1, 1]
+        slope_v, slope_p = inner(gradients, direction), inner(gradients, previous)
+        determinant = b_vv * b_pp - b_vp**2
+        mu = tf.math.divide_no_nan(b_vp * slope_v - b_vv * slope_p, determinant)
+        independent = determinant > 1e-6 * b_vv * b_pp
+        mu = tf.where(independent, tf.clip_by_value(mu, 0.0, self.momentum), 0.0)
+        alpha = tf.math.divide_no_nan(slope_v + mu * b_vp, b_vv)
+        share, radius = self.share_now(), self.trust_region_now() * curvature.loss_scale
+        curved = alpha**2 * b_vv - 2.0 * alpha * mu * b_vp + mu**2 * b_pp
+        share = tf.minimum(share, tf.sqrt(radius / curved))
+        pairs = zip(direction, previous, strict=True)
+        update = [share * (mu * p - alpha * v) for v, p in pairs]
+        return update, update, share * alpha
 
 
 class StartAtZero(th.DHKFAC):
@@ -164,18 +177,17 @@ def with_positions(config):
 VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
-    "constant momentum": with_optimizer(
-        ConstantMomentum,
-        learning_rate=0.5,
-        trust_region=0.1,
-        trust_region_decay=0.98,
-        quadratic_cost_ratio=30.0,
+    "momentum that minimizes M": with_optimizer(
+        MomentumOfModel,
+        learning_rate=1.0,
+        trust_region_decay=0.997,
+        quadratic_cost_ratio=100.0,
     ),
     "step length of Algorithm 1": with_optimizer(
         StepByPreconditioner, learning_rate=4e-3, momentum=0.92, trust_region=1e-3
     ),
-    "whole steps, without decay": with_optimizer(learning_rate=1.0, learning_rate_decay=1.0),
-    "steps of 0.8, without decay": with_optimizer(learning_rate=0.8, learning_rate_decay=1.0),
+    "whole steps": with_optimizer(learning_rate=1.0),
+    "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),

@@ -20,17 +20,22 @@ class DHKFAC(KroneckerOptimizer):
        a sample of paths, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
     2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk,
        at first towards more than its own mean;
-    3. looks for the next update in the plane of v and the previous update p,
+    3. goes on along the previous update p, and from there along v,
 
-           delta(alpha, mu) = -alpha v + mu p,
+           delta = mu p - alpha v,
            M(delta) = g' delta + delta' B delta / 2,
 
-       and takes the minimizer of M with 0 <= mu <= momentum, scaled by the learning rate to guard
-       against the noise in g, and within the trust region delta' B delta <= rho_TR |loss|, which
-       is there for gradients that a few extreme paths make. Both decay by a constant factor every
-       step, as the noise outgrows the gradient.
+       with constant momentum mu and a share, the learning rate, of the alpha >= 0 that minimizes
+       M(delta); all of it is scaled into the trust region delta' B delta <= rho_TR |loss|. Learning
+       rate and trust region decay by a constant factor every step, as the noise in g outgrows the
+       gradient. The region also stops a momentum whose direction has become steep on some paths.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
+    They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
+    is exact. But p was chosen by other batches, and what the gradient of one more batch says of it
+    is mostly noise: that momentum falls to zero after some hundred steps, and training stalls
+    (`benchmarks/ablation.py`, "momentum that minimizes M").
+
     Algorithm 1 as printed, which is `DHKFAC.paper()`, takes its step length from \hat B (line 20)
     and a constant momentum (line 22). But \hat B leaves out what couples the layers and is smaller
     than B along its own preconditioned gradient, so that those steps need a cap found by trial.
@@ -55,10 +60,10 @@ class DHKFAC(KroneckerOptimizer):
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
     Args:
-        learning_rate: Initial share of the minimizing step that is taken, in (0, 1]; or a Keras
+        learning_rate: Initial share of the minimizing alpha that is taken, in (0, 1]; or a Keras
             schedule of it, in place of the decay.
         learning_rate_decay: Its decay in a step.
-        momentum: Largest coefficient of the previous update.
+        momentum: Coefficient mu of the previous update.
         shrinkage: Shrinkage intensity rho of D.
         factor_decay: Decay beta^F of the averages of A and G.
         diagonal_decay: Decay beta^D of the average of D.
@@ -89,7 +94,7 @@ class DHKFAC(KroneckerOptimizer):
 
     def __init__(
         self,
-        learning_rate=1.0,
+        learning_rate=0.5,
         learning_rate_decay=0.997,
         momentum=0.9,
         shrinkage=1e-4,
@@ -98,8 +103,8 @@ class DHKFAC(KroneckerOptimizer):
         factor_interval=1,
         eigenbasis_interval=5,
         trust_region=0.3,
-        trust_region_decay=0.997,
-        quadratic_cost_ratio=100.0,
+        trust_region_decay=0.985,
+        quadratic_cost_ratio=30.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
         seed=0,
@@ -128,12 +133,6 @@ class DHKFAC(KroneckerOptimizer):
     def paper(cls, **arguments):
         """The algorithm as the paper prints it, with its numbers: an `Algorithm1`."""
         return Algorithm1(**arguments)
-
-    def build(self, variables):
-        """Creates the state."""
-        if not self.built:
-            super().build(variables)
-            self.momentum_used = self.add_variable((), name="momentum_used")
 
     def _update_blocks(self, curvature):
         """Lines 3 to 14, with the bases renewed before D is measured."""
@@ -168,61 +167,23 @@ class DHKFAC(KroneckerOptimizer):
         return super().shrinkage_target(block) + faded * overall
 
     def share_now(self):
-        """The share of the minimizing step that is taken in the step to come."""
+        """The share of the minimizing alpha that is taken in the step to come."""
         share = tf.cast(self.learning_rate, self.damping.dtype)
         return share if self._has_schedule else self._decayed(share, self.learning_rate_decay)
 
     def _update(self, gradients, curvature):
-        """Lines 15 to 22, with step length and momentum from M."""
+        """Lines 15 to 22, with the step length from M."""
         direction = self.precondition(gradients)
         previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
-        slopes = [inner(gradients, direction), inner(gradients, previous)]
+        slope = inner(gradients, direction) + self.momentum * gram[0, 1]
+        alpha = self.share_now() * tf.nn.relu(tf.math.divide_no_nan(slope, gram[0, 0]))
+        coefficients = tf.stack([-alpha, tf.constant(self.momentum, alpha.dtype)])
+        curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
         radius = self.trust_region_now() * curvature.loss_scale
-        coefficients = self._coefficients(slopes, gram, radius)
+        coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
         update = [
             coefficients[0] * v + coefficients[1] * p
             for v, p in zip(direction, previous, strict=True)
         ]
-        momentum = tf.cast(coefficients[1], tf.float32)
-        self.momentum_used.assign(tf.where(tf.math.is_finite(momentum), momentum, 0.0))
         return update, update, -coefficients[0]
-
-    def _coefficients(self, slopes, gram, radius):
-        """Those of v and p in the update: a share of the minimizer, within the trust region."""
-        coefficients = minimize_in_plane(slopes, gram, self.momentum)
-        coefficients *= self.share_now()
-        curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
-        return coefficients * tf.minimum(tf.sqrt(radius / curved), 1.0)
-
-
-def minimize_in_plane(slopes, gram, max_momentum):
-    r"""Minimizes the quadratic model M over the updates -alpha v + mu p, 0 <= mu <= max_momentum.
-
-    With B_vv, B_vp, B_pp the entries of `gram`, the unconstrained minimizer solves
-
-        [ B_vv  -B_vp ] [alpha]   [  g'v ]
-        [-B_vp   B_pp ] [ mu  ] = [ -g'p ];
-
-    mu is then clipped, and alpha minimizes M given mu. Where v and p are parallel or p is zero,
-    mu is zero.
-
-    Args:
-        slopes: g'v and g'p.
-        gram: The matrix of v, p in the metric B, `[2, 2]`.
-        max_momentum: Largest mu.
-
-    Returns:
-        The coefficients -alpha and mu, `[2]`.
-
-    Example:
-    >>> minimize_in_plane([1.0, -1.0], tf.constant([[2.0, 0.0], [0.0, 4.0]]), 0.9).numpy().tolist()
-    [-0.5, 0.25]
-    """
-    (slope_v, slope_p), (b_vv, b_vp, b_pp) = slopes, (gram[0, 0], gram[0, 1], gram[1, 1])
-    determinant = b_vv * b_pp - b_vp**2
-    mu = tf.math.divide_no_nan(b_vp * slope_v - b_vv * slope_p, determinant)
-    independent = determinant > 1e-6 * b_vv * b_pp
-    mu = tf.where(independent, tf.clip_by_value(mu, 0.0, max_momentum), 0.0)
-    alpha = tf.math.divide_no_nan(slope_v + mu * b_vp, b_vv)
-    return tf.stack([-alpha, mu])

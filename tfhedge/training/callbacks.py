@@ -20,8 +20,7 @@ from tfhedge.files import DamagedFileError, write_bytes, write_text
 class OptimizerStatistics(keras.callbacks.Callback):
     """Adds to the logs of each epoch how `DHKFAC` stands, for TensorBoard, CSVLogger and the like.
 
-    They are `step_size`, `trust_region` and `damping`, `momentum_used` unless it is that of
-    `DHKFAC.paper()`, which is constant, and for each layer
+    They are `step_size`, `trust_region` and `damping`, and for each layer
     `largest_eigenvalue_<layer>`, `mean_eigenvalue_<layer>` and `smallest_eigenvalue_<layer>` of its
     block, before damping, with the `condition_<layer>` after. Of other optimizers it says nothing.
 
@@ -33,8 +32,7 @@ class OptimizerStatistics(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if not isinstance(optimizer, KroneckerOptimizer):
             return
-        names = ("step_size", "momentum_used", "damping")
-        logs.update({x: float(getattr(optimizer, x)) for x in names if hasattr(optimizer, x)})
+        logs.update({x: float(getattr(optimizer, x)) for x in ("step_size", "damping")})
         logs["trust_region"] = float(optimizer.trust_region_now())
         for block in CurvatureReport.of(optimizer).blocks:
             layer = block.weights[0].split("/")[-2]
