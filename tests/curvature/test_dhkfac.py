@@ -158,11 +158,14 @@ class Transcription:
 
     def take_step(self, direction, gradient):
         options, i, matrix = self.options, self.iteration, self.problem.matrix
-        onward = options["momentum"] * self.previous
-        alpha = direction @ (gradient + matrix @ onward) / (direction @ matrix @ direction)
         rate = self.learning_rate
         rate = rate(i) if callable(rate) else float(rate) * options["learning_rate_decay"] ** i
-        update = onward - float(rate) * max(alpha, 0.0) * direction
+        for momentum in (options["momentum"], 0.0):
+            onward = momentum * self.previous
+            alpha = direction @ (gradient + matrix @ onward) / (direction @ matrix @ direction)
+            update = onward - float(rate) * max(alpha, 0.0) * direction
+            if gradient @ update <= 0.0:
+                break
         radius = 2.0 * options["trust_region"] * options["trust_region_decay"] ** i
         update *= min(1.0, np.sqrt(radius / (update @ matrix @ update)))
         self.weights, self.previous, self.iteration = self.weights + update, update, i + 1
@@ -249,6 +252,20 @@ def test_the_trust_region_bounds_the_step():
         step()
         update = flat(optimizer.momentums)
         assert_allclose(update @ problem.matrix @ update, 1e-3 * 0.5**i, rtol=1e-4)
+
+
+def test_momentum_that_goes_uphill_is_dropped():
+    problem, runs = Quadratic(), []
+    for scale in (0.0, 1.0):
+        variables, optimizer = new_variables(), DHKFAC()
+        optimizer.build(variables)
+        gradients = problem.gradients(variables)
+        for slot, gradient in zip(optimizer.momentums, gradients, strict=True):
+            slot.assign(scale * gradient)
+        optimizer.apply(gradients, variables, problem)
+        runs.append(flat(variables))
+    assert_array_equal(*runs)
+    assert np.any(runs[0] != flat(new_variables()))
 
 
 # --- numbers that are not finite -----------------------------------------------------------------

@@ -26,9 +26,11 @@ class DHKFAC(KroneckerOptimizer):
            M(delta) = g' delta + delta' B delta / 2,
 
        with constant momentum mu and a share, the learning rate, of the alpha >= 0 that minimizes
-       M(delta); all of it is scaled into the trust region delta' B delta <= rho_TR |loss|. Learning
-       rate and trust region decay by a constant factor every step, as the noise in g outgrows the
-       gradient. The region also stops a momentum whose direction has become steep on some paths.
+       M(delta). Where that goes uphill, g' delta > 0, the momentum is dropped (the restart of
+       O'Donoghue and Candes 2015), without which noisy gradients of small batches build up. The
+       update is scaled into the trust region delta' B delta <= rho_TR |loss|, which stops a p that
+       has become steep on a few paths. Learning rate and trust region decay by a constant factor
+       every step, as the noise in g outgrows the gradient.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
@@ -63,7 +65,7 @@ class DHKFAC(KroneckerOptimizer):
         learning_rate: Initial share of the minimizing alpha that is taken, in (0, 1]; or a Keras
             schedule of it, in place of the decay.
         learning_rate_decay: Its decay in a step.
-        momentum: Coefficient mu of the previous update.
+        momentum: Coefficient mu of the previous update, unless that goes uphill.
         shrinkage: Shrinkage intensity rho of D.
         factor_decay: Decay beta^F of the averages of A and G.
         diagonal_decay: Decay beta^D of the average of D.
@@ -176,9 +178,16 @@ class DHKFAC(KroneckerOptimizer):
         direction = self.precondition(gradients)
         previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
-        slope = inner(gradients, direction) + self.momentum * gram[0, 1]
-        alpha = self.share_now() * tf.nn.relu(tf.math.divide_no_nan(slope, gram[0, 0]))
-        coefficients = tf.stack([-alpha, tf.constant(self.momentum, alpha.dtype)])
+        slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
+        share = self.share_now()
+
+        def with_momentum(mu):
+            minimizer = tf.math.divide_no_nan(slopes[0] + mu * gram[0, 1], gram[0, 0])
+            return tf.stack([-share * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])
+
+        coefficients = with_momentum(self.momentum)
+        uphill = tf.tensordot(coefficients, slopes, 1) > 0.0
+        coefficients = tf.where(uphill, with_momentum(0.0), coefficients)
         curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
         radius = self.trust_region_now() * curvature.loss_scale
         coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
