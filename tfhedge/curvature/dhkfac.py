@@ -179,15 +179,7 @@ class DHKFAC(KroneckerOptimizer):
         previous = [slot.value for slot in self.momentums]
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
-        share = self.share_now()
-
-        def with_momentum(mu):
-            minimizer = tf.math.divide_no_nan(slopes[0] + mu * gram[0, 1], gram[0, 0])
-            return tf.stack([-share * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])
-
-        coefficients = with_momentum(self.momentum)
-        uphill = tf.tensordot(coefficients, slopes, 1) > 0.0
-        coefficients = tf.where(uphill, with_momentum(0.0), coefficients)
+        coefficients = self._coefficients(slopes, gram)
         curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
         radius = self.trust_region_now() * curvature.loss_scale
         coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
@@ -196,3 +188,13 @@ class DHKFAC(KroneckerOptimizer):
             for v, p in zip(direction, previous, strict=True)
         ]
         return update, update, -coefficients[0]
+
+    def _coefficients(self, slopes, gram):
+        """Those of v and p in the update, before the trust region."""
+        coefficients = self._with_momentum(self.momentum, slopes, gram)
+        uphill = tf.tensordot(coefficients, slopes, 1) > 0.0
+        return tf.where(uphill, self._with_momentum(0.0, slopes, gram), coefficients)
+
+    def _with_momentum(self, mu, slopes, gram):
+        minimizer = tf.math.divide_no_nan(slopes[0] + mu * gram[0, 1], gram[0, 0])
+        return tf.stack([-self.share_now() * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])
