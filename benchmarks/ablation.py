@@ -175,10 +175,7 @@ VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
     "momentum that minimizes M": with_optimizer(
-        MomentumOfModel,
-        learning_rate=1.0,
-        trust_region_decay=0.997,
-        quadratic_cost_ratio=100.0,
+        MomentumOfModel, learning_rate=1.0, trust_region_decay=0.997
     ),
     "no restart": with_optimizer(WithoutRestart),
     "step length of Algorithm 1": with_optimizer(

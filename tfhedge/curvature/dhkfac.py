@@ -106,7 +106,7 @@ class DHKFAC(KroneckerOptimizer):
         eigenbasis_interval=5,
         trust_region=0.3,
         trust_region_decay=0.985,
-        quadratic_cost_ratio=30.0,
+        quadratic_cost_ratio=100.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
         seed=0,
