@@ -43,20 +43,39 @@ class WithoutRestart(th.DHKFAC):
 
 
 class MomentumOfModel(th.DHKFAC):
-    """Minimizes M over the momentum, too.
-
-    The update is a share of the mu p - alpha v that minimizes M with 0 <= mu <= momentum. Where v
-    and p are parallel or p is zero, mu is zero.
-    """
+    """Minimizes M over the momentum, too, and takes a share of that minimizer."""
 
     def _coefficients(self, slopes, gram):
-        b_vv, b_vp, b_pp = gram[0, 0], gram[0, 1], gram[1, 1]
-        determinant = b_vv * b_pp - b_vp**2
-        mu = tf.math.divide_no_nan(b_vp * slopes[0] - b_vv * slopes[1], determinant)
-        independent = determinant > 1e-6 * b_vv * b_pp
-        mu = tf.where(independent, tf.clip_by_value(mu, 0.0, self.momentum), 0.0)
-        alpha = tf.math.divide_no_nan(slopes[0] + mu * b_vp, b_vv)
-        return self.share_now() * tf.stack([-alpha, mu])
+        return self.share_now() * minimize_in_plane(slopes, gram, self.momentum)
+
+
+def minimize_in_plane(slopes, gram, max_momentum):
+    r"""Minimizes the quadratic model M over the updates -alpha v + mu p, 0 <= mu <= max_momentum.
+
+    With B_vv, B_vp, B_pp the entries of `gram`, the unconstrained minimizer solves
+
+        [ B_vv  -B_vp ] [alpha]   [  g'v ]
+        [-B_vp   B_pp ] [ mu  ] = [ -g'p ];
+
+    mu is then clipped, and alpha minimizes M given mu. Where v and p are parallel or p is zero,
+    mu is zero.
+
+    Args:
+        slopes: g'v and g'p.
+        gram: The matrix of v, p in the metric B, `[2, 2]`.
+        max_momentum: Largest mu.
+
+    Returns:
+        The coefficients -alpha and mu, `[2]`.
+    """
+    slope_v, slope_p = slopes[0], slopes[1]
+    b_vv, b_vp, b_pp = gram[0, 0], gram[0, 1], gram[1, 1]
+    determinant = b_vv * b_pp - b_vp**2
+    mu = tf.math.divide_no_nan(b_vp * slope_v - b_vv * slope_p, determinant)
+    independent = determinant > 1e-6 * b_vv * b_pp
+    mu = tf.where(independent, tf.clip_by_value(mu, 0.0, max_momentum), 0.0)
+    alpha = tf.math.divide_no_nan(slope_v + mu * b_vp, b_vv)
+    return tf.stack([-alpha, mu])
 
 
 class StartAtZero(th.DHKFAC):
@@ -174,14 +193,12 @@ def with_positions(config):
 VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
-    "momentum that minimizes M": with_optimizer(
-        MomentumOfModel, learning_rate=1.0, trust_region_decay=0.997
-    ),
+    "momentum that minimizes M": with_optimizer(MomentumOfModel, trust_region_decay=0.997),
     "no restart": with_optimizer(WithoutRestart),
     "step length of Algorithm 1": with_optimizer(
         StepByPreconditioner, learning_rate=4e-3, momentum=0.92, trust_region=1e-3
     ),
-    "whole steps": with_optimizer(learning_rate=1.0),
+    "half steps": with_optimizer(learning_rate=0.5),
     "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
     "hardly any damping": with_optimizer(shrinkage=1e-8),

@@ -16,13 +16,20 @@ import pytest
 import tensorflow as tf
 
 from tfhedge import arguments, cli
+from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS
 from tfhedge.market import calibration
 from tfhedge.market.heston import Heston
 from tfhedge.policy import cell
 from tfhedge.workflow import config
 from tfhedge.workflow.config import PRESETS, RunConfig, read_market
-from tfhedge.workflow.run import load_run, make_hedger, make_instruments, training_batches
+from tfhedge.workflow.run import (
+    load_run,
+    make_hedger,
+    make_instruments,
+    make_optimizer,
+    training_batches,
+)
 
 SMALL = (  # with Adam, whose step is compiled in half of the time
     "--num-steps 20 --period 10 --units 4 --num-blocks 1 --batch-size 64 --num-paths 640 "
@@ -128,6 +135,10 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert (tmp_path / "summary.json").read_text() == "precious"
+
+
+def test_the_command_trains_by_the_defaults_of_dhkfac():
+    assert make_optimizer(RunConfig()).get_config() == DHKFAC().get_config()
 
 
 def test_a_run_leaves_everything(tmp_path, capsys, caplog):

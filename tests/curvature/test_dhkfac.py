@@ -89,7 +89,7 @@ class Transcription:
 
     def __init__(self, problem, options):
         self.problem, self.options = problem, DHKFAC(**options).get_config()
-        self.learning_rate = options.get("learning_rate", np.float32(0.5))  # as Keras keeps it
+        self.learning_rate = options.get("learning_rate", np.float32(1.0))  # as Keras keeps it
         self.weights = flat(new_variables(problem.dtype))
         self.previous, self.iteration = np.zeros_like(self.weights), 0
         self.A, self.G, self.Q, self.D = ([0.0] * len(LAYERS) for _ in range(4))

@@ -196,7 +196,7 @@ def test_mixed_precision_trains_nearly_as_float32(optimizer):
 
 @pytest.mark.slow
 def test_learning_rate_and_trust_region_may_follow_schedules():
-    schedules = {"learning_rate": DECAY(0.5, 1, 0.997), "trust_region": DECAY(0.3, 1, 0.985)}
+    schedules = {"learning_rate": DECAY(1.0, 1, 0.997), "trust_region": DECAY(0.3, 1, 0.985)}
     hedgers = []
     for optimizer in (th.DHKFAC(), th.DHKFAC(**schedules)):
         keras.utils.set_random_seed(0)

@@ -35,7 +35,7 @@ class DHKFAC(KroneckerOptimizer):
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
     is exact. But p was chosen by other batches, and what the gradient of one more batch says of it
-    is mostly noise: that momentum falls to zero after some hundred steps, and training stalls
+    is mostly noise: that momentum falls to zero after some hundred steps, and training slows down
     (`benchmarks/ablation.py`, "momentum that minimizes M").
 
     Algorithm 1 as printed, which is `DHKFAC.paper()`, takes its step length from \hat B (line 20)
@@ -96,7 +96,7 @@ class DHKFAC(KroneckerOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.5,
+        learning_rate=1.0,
         learning_rate_decay=0.997,
         momentum=0.9,
         shrinkage=1e-4,
@@ -180,7 +180,8 @@ class DHKFAC(KroneckerOptimizer):
         gram = curvature.gram([direction, previous], self.num_quadratic_paths)
         slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
         coefficients = self._coefficients(slopes, gram)
-        curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
+        curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
+        curved = tf.nn.relu(curved)  # where alpha v and mu p cancel, rounding may leave it negative
         radius = self.trust_region_now() * curvature.loss_scale
         coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
         update = [
@@ -196,5 +197,6 @@ class DHKFAC(KroneckerOptimizer):
         return tf.where(uphill, self._with_momentum(0.0, slopes, gram), coefficients)
 
     def _with_momentum(self, mu, slopes, gram):
+        """The same with momentum mu, and the share of the alpha >= 0 that minimizes M given it."""
         minimizer = tf.math.divide_no_nan(slopes[0] + mu * gram[0, 1], gram[0, 0])
         return tf.stack([-self.share_now() * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])
