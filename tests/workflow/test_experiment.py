@@ -1,16 +1,20 @@
 """The comparison of the optimizers, from search to figure, on a problem for dwarfs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tfhedge import cli
+from tfhedge.files import read_json
 from tfhedge.workflow import experiment
-from tfhedge.workflow.config import OPTIMIZERS, RunConfig
-from tfhedge.workflow.experiment import bands, comparison
+from tfhedge.workflow.config import OPTIMIZERS, ExperimentConfig, RunConfig
+from tfhedge.workflow.experiment import bands, collect, comparison
 from tfhedge.workflow.run import load_run
 from tfhedge.workflow.tables import comparison_table
+
+KEPT = Path(__file__).parents[2] / "benchmarks/results/optimizers"
 
 
 @pytest.fixture
@@ -21,6 +25,7 @@ def options(small, tmp_path, monkeypatch):
     return ["experiment", "optimizers", "--out", str(tmp_path), *small, *sizes]
 
 
+@pytest.mark.slow
 def test_the_part_of_adam(options, tmp_path, capsys):
     assert cli.main([*options, "--steps", "4", "--only", "adam"]) == 0
     outcome = json.loads((tmp_path / "optimizers.json").read_text())
@@ -80,6 +85,20 @@ def test_a_step_of_many_paths_takes_longer():
     runs = {paths: RunConfig(**sizes, batch_size=paths, num_paths=4096) for paths in (32, 1024)}
     seconds = experiment.time_steps(runs)
     assert 0.0 < seconds[32] < seconds[1024]
+
+
+def test_the_kept_runs_are_as_fast_as_they_are_said_to_be():
+    settings = read_json(KEPT / "config.json")
+    config = ExperimentConfig(**settings | {"run": RunConfig(**settings["run"])})
+    outcome = collect(config, KEPT)
+    for name in ("dh-kfac-paper", "adam"):
+        winner = outcome["optimizers"][name]["search"]["best"]["settings"]
+        assert config.run_of(name).optimizer_settings == winner
+    rows = outcome["comparison"]
+    assert rows["dh-kfac-paper"]["steps_ratio"] <= 0.30
+    assert rows["dh-kfac"]["steps_ratio"] <= 0.12
+    assert rows["dh-kfac"]["seconds_ratio"] <= 0.16
+    assert rows["dh-kfac"]["best_val_loss_ratio"] <= 0.97
 
 
 def results(*losses):

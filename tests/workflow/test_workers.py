@@ -44,6 +44,7 @@ def losses(folder):
         return [[float(row[x]) for x in ("loss", "val_loss")] for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_two_workers_go_on_with_a_run_as_one_process_would_have(small, tmp_path, interrupt):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     options = [*small, *"--test-paths 64 --optimizer adam --steps 8".split()]
