@@ -212,12 +212,14 @@ def test_a_short_claim_has_fewer_contracts():
     assert sorted(set(grid.expiries)) == [1, 2]
 
 
-def test_the_underlying_alone_by_a_policy_that_decides_on_trades(tmp_path):
-    options = ["--grid", "none", "--controls", "trades", "--steps", "2"]
-    assert train(tmp_path / "run", *options) == 0
+def test_the_underlying_alone_by_a_policy_that_decides_on_trades_set_in_a_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"grid": "none", "controls": "trades", "steps": 99}))
+    assert train(tmp_path / "run", "--config", str(path), "--steps", "2") == 0
     hedger, summary = load_run(tmp_path / "run")
     assert hedger.problem.num_instruments == 1
     assert not np.any(hedger.controls.carried)
+    assert summary["steps"] == 2
     rows = summary["statistics"]
     assert rows[LEARNED] == rows[WITHOUT_OPTIONS]
 
