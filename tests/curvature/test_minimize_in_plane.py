@@ -1,4 +1,4 @@
-"""The step of DH-KFAC in the plane of two directions, against a grid over the momentum."""
+"""The ablation's step, which minimizes M over the momentum too, against a grid of momenta."""
 
 import numpy as np
 import tensorflow as tf
