@@ -41,21 +41,27 @@ def comparison_table(outcome):
 
 
 def hedges_table(outcome):
-    """Hedges on the same paths: statistics, and in brackets their 95 % intervals.
+    """Hedges on the same paths: statistics, and in brackets 95 % intervals.
 
     Args:
         outcome: What `compare_runs` returns.
     """
     width = max(map(len, outcome["hedges"])) + 2
-    lines = [f"{'':<{width}}{'std':>9}{'skewness':>10}{'cost':>9}{'loss':>9}   excess loss"]
+    titles = f"{'std':<27}{'loss':<24}{'excess loss':<25}{'skewness':>8}{'cost':>9}"
+    lines = [f"{'':<{width}}{titles}"]
     for name, row in outcome["hedges"].items():
-        excess = row["excess_loss"]
         lines.append(
-            f"{name:<{width}}{row['std']['value']:>9.5f}{row['skewness']['value']:>10.2f}"
-            f"{row['cost']['value']:>9.5f}{row['loss']['value']:>9.4f}{excess['value']:>10.4f} "
-            f"[{excess['low']:.4f}, {excess['high']:.4f}]"
+            f"{name:<{width}}{interval(row['std'], '.5f'):<27}{interval(row['loss'], '.4f'):<24}"
+            f"{interval(row['excess_loss'], '.4f'):<25}{row['skewness']['value']:>8.2f}"
+            f"{row['cost']['value']:>9.5f}"
         )
     return "\n".join(lines)
+
+
+def interval(estimate, form):
+    """An estimate and in brackets its interval."""
+    value, low, high = (format(estimate[name], form) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def findings_table(outcome):
