@@ -137,8 +137,11 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, capsys):
     assert (tmp_path / "summary.json").read_text() == "precious"
 
 
-def test_the_command_trains_by_the_defaults_of_dhkfac():
-    assert make_optimizer(RunConfig()).get_config() == DHKFAC().get_config()
+@pytest.mark.parametrize(
+    ("optimizer", "make"), [("dh-kfac", DHKFAC), ("dh-kfac-paper", DHKFAC.paper)]
+)
+def test_the_command_trains_by_the_defaults_of_the_class(optimizer, make):
+    assert make_optimizer(RunConfig(optimizer=optimizer)).get_config() == make().get_config()
 
 
 def test_a_run_leaves_everything(tmp_path, capsys, caplog):

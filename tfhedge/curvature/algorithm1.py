@@ -30,8 +30,8 @@ class Algorithm1(KroneckerOptimizer):
     at an eta^max that serves others. To each first D comes rho times the mean D of all layers:
     the last layer starts small, and with it the D of all layers before, which without that would
     change by more than their size unless eta^max is so small that the others hardly move.
-    D is left as it is when the eigenbasis changes. The paper's numbers are the defaults, but for
-    eta^max, which it does not print.
+    D is left as it is when the eigenbasis changes. The paper's numbers are the defaults; eta^max,
+    which it does not print, is what the search of `tfhedge experiment optimizers` chose.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
@@ -63,7 +63,7 @@ class Algorithm1(KroneckerOptimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
+        learning_rate=4e-3,
         momentum=0.92,
         shrinkage=5e-4,
         factor_decay=0.95,
