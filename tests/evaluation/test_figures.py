@@ -138,6 +138,13 @@ def test_along_paths(tmp_path):
     assert eigenvalue.lines[0].get_color() == variance.lines[1].get_color()
 
 
+def test_a_divergence_leaves_the_axis():
+    curve = [[0.3, 0.1, None, 30.0]] * 3
+    band = {"step": [1, 2, 3, 4], "step_seconds": 1.0, "val_loss": curve}
+    for axes in figures.optimizers({"DHKFAC.paper()": band}, target=None):
+        assert_allclose(axes.get_ylim(), [0.1 / 1.2, 0.3 * 1.2])
+
+
 @pytest.mark.parametrize("resets", [[], [2, 4]])
 def test_hedges_over_time(resets, tmp_path):
     rows = [[-1.0] * 5, [0.0] * 5, [1.0, 2.0, 3.0, 2.0, 1.0]]

@@ -119,7 +119,11 @@ def validation_loss(steps, losses, unhedged_loss):
 
 
 def _draw_bands(axes, bands, x, name, scale=lambda band: 1.0):
-    """Draws for each optimizer the median of its runs, and the range from the least to the most."""
+    """Draws for each optimizer the median of its runs, and the range from the least to the most.
+
+    The axis ends above what was met until the best loss of each: a later divergence leaves it.
+    """
+    bottom, top = math.inf, 0.0
     styles = zip((_ORANGE, _GREEN, _BLUE), ("-", "--", "-."), strict=True)
     for (optimizer, band), (color, line) in zip(bands.items(), styles, strict=False):
         if name in band:
@@ -127,7 +131,10 @@ def _draw_bands(axes, bands, x, name, scale=lambda band: 1.0):
             at = np.asarray(band[x]) * scale(band)
             axes.plot(at, median, color=color, linestyle=line, linewidth=1.4, label=optimizer)
             axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0.0)
+            best = np.nanargmin(np.array(band["val_loss"][1], np.float64))
+            bottom, top = min(bottom, np.nanmin(low)), max(top, np.nanmax(high[: best + 1]))
     axes.set(yscale="log")
+    axes.set_ylim(bottom / 1.2, 1.2 * top)
     axes.grid(which="both", alpha=0.3)
 
 
@@ -162,8 +169,8 @@ def along_paths(bands):
 
     Args:
         bands: For each optimizer `step`, the steps after which it was measured, and the least, the
-            median and the most of the runs: of `gradient_variance`, the trace of the covariance of
-            the gradients of single paths; and, where there is a preconditioner, of
+            median and the most of the runs: of `val_loss`; of `gradient_variance`, the trace of the
+            covariance of the gradients of single paths; and, where there is a preconditioner, of
             `largest_eigenvalue`, the largest of its eigenvalues. Each `[num_steps]`.
 
     Returns:
