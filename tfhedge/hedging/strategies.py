@@ -70,17 +70,21 @@ class MinimumVarianceHedge(DeltaHedge):
     def __call__(self, spot, variance):
         """As `DeltaHedge`."""
         delta, vega = (x.numpy() for x in self.greeks(spot, variance))
+        return self._actions(self._least_variance(delta, vega, np.asarray(spot)))
+
+    def _least_variance(self, delta, vega, spot):
+        """The units of the underlying against a delta and a vega."""
         market = self.problem.market
-        along_spot = market.rho * market.xi * market.spot / np.asarray(spot)[:, :-1]
-        return self._actions(delta + along_spot * vega)
+        return delta + market.rho * market.xi * market.spot / spot[:, :-1] * vega
 
 
-class DeltaVegaHedge(DeltaHedge):
-    """Buys one option of a floating grid so that the position has no vega, and the rest by delta.
+class DeltaVegaHedge(MinimumVarianceHedge):
+    """Buys one option of a floating grid so that the position has no vega, and then no delta.
 
     At every `interval`-th step, as long as the option is available, as many of it are bought as
     bring the vega of the claim and of all options that are still alive to zero. What they lack in
-    delta is held in the underlying at every step. Options are held until they expire.
+    delta is held in the underlying at every step, and against the vega that comes up between the
+    trades what leaves the least variance. Options are held until they expire.
 
     Args:
         problem: A `HedgingProblem` with a `FloatingGrid`.
@@ -122,7 +126,7 @@ class DeltaVegaHedge(DeltaHedge):
                 )
             delta[:, alive] -= bought[:, time, None] * option_delta
             vega[:, alive] -= bought[:, time, None] * option_vega
-        actions = self._actions(delta)
+        actions = self._actions(self._least_variance(delta, vega, spot.numpy()))
         actions[..., self.option] = bought
         return actions
 
