@@ -96,7 +96,7 @@ class StaleDiagonal(th.DHKFAC):
 
 
 class FactorsByStep(th.DHKFAC):
-    """A and G of eq. (8), which take each time step by itself."""
+    """A and G of eq. (8), which take each time step by itself; A is of the sampled paths, too."""
 
     def _update_factors(self, block, a, g, decay):
         return block.update_factors_by_step(second_moment(homogeneous(a)), g, decay)
@@ -131,7 +131,10 @@ class ShrinkageByBlock(th.DHKFAC):
 
 
 class UniformDamping(th.DHKFAC):
-    """The same lambda I is added to every block: rho times the mean of all their eigenvalues."""
+    """The same lambda I is added to every block: rho times the mean of all their eigenvalues.
+
+    It follows them over the training, as a constant could not.
+    """
 
     def damp(self, block):
         """D + lambda."""
@@ -193,20 +196,27 @@ def with_positions(config):
 VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
-    "momentum that minimizes M": with_optimizer(MomentumOfModel, trust_region_decay=0.997),
+    "momentum that minimizes M": with_optimizer(MomentumOfModel),
     "no restart": with_optimizer(WithoutRestart),
     "step length of Algorithm 1": with_optimizer(
-        StepByPreconditioner, learning_rate=4e-3, momentum=0.92, trust_region=1e-3
+        StepByPreconditioner,
+        learning_rate=4e-3,
+        momentum=0.92,
+        trust_region=1e-3,
+        trust_region_decay=0.997,
     ),
     "half steps": with_optimizer(learning_rate=0.5),
     "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
+    "trust region with the paper's decay": with_optimizer(trust_region_decay=0.997),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "uniform damping": with_optimizer(UniformDamping),
     "uniform damping, a hundredth": with_optimizer(UniformDamping, shrinkage=1e-6),
     "uniform damping, a hundredfold": with_optimizer(UniformDamping, shrinkage=1e-2),
     "damping by the factors": with_optimizer(FactoredDamping),
+    "damping by the factors, a hundredth": with_optimizer(FactoredDamping, shrinkage=1e-6),
+    "damping by the factors, a hundredfold": with_optimizer(FactoredDamping, shrinkage=1e-2),
     "factors of eq. (8)": with_optimizer(FactorsByStep),
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),

@@ -1,5 +1,6 @@
 """The benchmarks that check what they measure."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -46,9 +47,32 @@ def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
     subprocess.run(command, check=True)
     rows = json.loads((tmp_path / "ablation.json").read_text())["variants"]
     losses = {row["variant"]: row["last_val_loss"] for row in rows}
-    assert len(losses) == 31
+    assert len(losses) == 34
     del losses["no restart"]  # which so few steps may not need
     assert len(set(losses.values())) == len(losses)
+
+
+def test_faults_of_a_run_are_found():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        robustness = importlib.import_module("robustness")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+    def faults(case, ours, adams=(), end="steps"):
+        return list(robustness.faults(case, {"dh-kfac": ours, "adam": adams}, {"dh-kfac": end}))
+
+    paper, other = robustness.PAPER, "T = 60"
+    assert faults(paper, [0.2, 0.08]) == faults(other, [0.4, 0.2, 0.21], [0.5, 0.3, 0.3]) == []
+    assert faults(paper, [0.2, 0.09]) == ["a loss of 0.0900 at the end is not below 0.085"]
+    assert faults(other, [0.4, 0.2, 0.3, 0.2]) == ["a loss 50% above the lowest before"]
+    assert faults(other, [0.4, 0.2], [0.5, 0.2]) == ["not below Adam at validation 2"]
+    assert faults(other, [0.4], [0.5, 0.3], end="diverged") == ["ended by diverged"]
+    assert faults(other, [0.4, None], [0.5, 0.3]) == [
+        "ended by steps",
+        "a loss inf% above the lowest before",
+        "not below Adam at validation 2",
+    ]
 
 
 @pytest.mark.slow

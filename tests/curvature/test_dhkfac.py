@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tfhedge.curvature.dhkfac import DHKFAC
 from tfhedge.curvature.kronecker import homogeneous, second_moment
+from tfhedge.curvature.report import CurvatureReport
 
 # --- whole runs ----------------------------------------------------------------------------------
 
@@ -279,7 +280,8 @@ class Broken(Quadratic):
         self.place, self.bad = place, tf.Variable(0.0)
 
     def spoil(self, place, x):
-        return tf.where((self.bad > 0.0) & (place == self.place), np.float32(np.nan), x)
+        is_bad = (self.bad > 0.0) & (place == self.place)
+        return tf.where(is_bad, tf.constant(np.nan, x.dtype), x)
 
     def gradients(self, variables):
         first, *rest = super().gradients(variables)
@@ -305,14 +307,20 @@ def curvature_state(optimizer):
 
 @pytest.mark.parametrize(
     ("make", "place"),
-    [(DHKFAC, x) for x in ("gradient", "gram", "sample")]
-    + [(DHKFAC.paper, x) for x in ("gradient", "moments", "sample")],
+    [(DHKFAC, x) for x in ("gradient", "gram", "sample", "eigenvectors")]
+    + [(DHKFAC.paper, x) for x in ("gradient", "moments", "sample", "eigenvectors")],
 )
 @pytest.mark.parametrize("first", [0, 2], ids=["at once", "later"])
-def test_bad_numbers_do_no_lasting_harm(make, place, first):
+def test_bad_numbers_do_no_lasting_harm(make, place, first, monkeypatch):
     """The step is not taken, nor a sample that is not finite taken in; damping is raised."""
-    problem, variables, optimizer = Broken(place), new_variables(), make(factor_interval=1)
+    problem, variables = Broken(place), new_variables()
+    interval = 1 if place == "eigenvectors" else 5
+    optimizer = make(factor_interval=1, eigenbasis_interval=interval)
     optimizer.build(variables)
+    eigh = tf.linalg.eigh
+    monkeypatch.setattr(
+        tf.linalg, "eigh", lambda x: [problem.spoil("eigenvectors", y) for y in eigh(x)]
+    )
     step = graph_step(optimizer, problem, variables)
     for _ in range(first):
         step()
@@ -335,6 +343,18 @@ def test_bad_numbers_do_no_lasting_harm(make, place, first):
     assert float(optimizer.rejected_steps) == 2.0
     assert_allclose(float(optimizer.damping), 100.0 * 0.9**3, rtol=1e-6)
     assert int(optimizer.iterations) == first + 5
+
+
+def test_a_block_that_damping_flattens_is_reported_as_such():
+    problem, variables, optimizer = Broken("gradient"), new_variables(), DHKFAC()
+    optimizer.build(variables)
+    step = graph_step(optimizer, problem, variables)
+    step()
+    assert "none" not in {block.treatment for block in CurvatureReport.of(optimizer).blocks}
+    problem.bad.assign(1.0)
+    for _ in range(6):
+        step()
+    assert {block.treatment for block in CurvatureReport.of(optimizer).blocks} == {"none"}
 
 
 def test_damping_is_at_most_what_replaces_all_of_the_diagonal():

@@ -155,12 +155,14 @@ def test_a_path_with_a_loss_counts_for_more_by_exponential_utility(policy, unit_
     pnl, cost = np.array([[-0.04, 0.01, 0.0, 0.03], [0.0, 0.002, 0.01, 0.0]])
     w = np.exp(50.0 * (cost - pnl))
     w /= w.mean()
-    dense = dense_by_path(policy, FEATURES, RETURNS, problem, 50.0 * w, w).mean(axis=0)
-    outcome = pnl, cost
+    by_path = dense_by_path(policy, FEATURES, RETURNS, problem, 50.0 * w, w)
+    dense, outcome = by_path.mean(axis=0), (pnl, cost)
     curvature = gauss_newton(policy, FEATURES, RETURNS, problem=problem, outcome=outcome)
     direction = [np.random.default_rng(2).normal(size=x.shape) for x in policy.trainable_variables]
     flat = np.concatenate([x.ravel() for x in direction])
-    assert_allclose(curvature.gram([direction], NUM_PATHS), [[flat @ dense @ flat]], **EXACT)
+    for num_paths in (NUM_PATHS, 2):  # of which the weights are those in the batch
+        expected = flat @ by_path[:num_paths].mean(axis=0) @ flat
+        assert_allclose(curvature.gram([direction], num_paths), [[expected]], **EXACT)
     unit_noise(NUM_NORMALS)
     curvature = gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS, problem, outcome)
     x = pseudo_gradients(policy, curvature)

@@ -99,6 +99,7 @@ def test_the_kept_runs_are_as_fast_as_they_are_said_to_be():
     assert rows["dh-kfac"]["steps_ratio"] <= 0.12
     assert rows["dh-kfac"]["seconds_ratio"] <= 0.16
     assert rows["dh-kfac"]["best_val_loss_ratio"] <= 0.97
+    assert rows["dh-kfac"]["last_val_loss_ratio"] <= 0.97
 
 
 def results(*losses):
@@ -106,7 +107,7 @@ def results(*losses):
     return {
         "runs": [
             {
-                "best_val_loss": min(run),
+                "best_val_loss": min(x for x in run if x is not None),
                 "history": {
                     "step": [10.0 * (i + 1) for i in range(len(run))],
                     "val_loss": run,
@@ -144,7 +145,7 @@ def test_bands_are_of_the_runs_that_went_so_far():
 
 def test_the_comparison_is_of_medians_over_the_runs():
     adam = results([0.3, 0.2, 0.1], [0.3, 0.3, 0.15], [0.3, 0.1, 0.12])
-    other = results([0.1, 0.09], [0.2, 0.1], [0.1, 0.05])
+    other = results([0.1, 0.09], [0.2, 0.1], [0.1, 0.05, None])
     never = results([0.5], [0.6], [0.1])
     seconds = {"adam": 0.2, "other": 0.3, "never": 0.3}
     rows = comparison({"adam": adam, "other": other, "never": never}, 0.1, seconds)
@@ -159,6 +160,8 @@ def test_the_comparison_is_of_medians_over_the_runs():
         "steps_ratio": pytest.approx(1 / 3),
         "seconds_ratio": pytest.approx(0.5),
         "best_val_loss_ratio": pytest.approx(0.9),
+        "last_val_loss": 0.1,
+        "last_val_loss_ratio": pytest.approx(0.1 / 0.12),
     }
     assert rows["never"]["median_steps"] is rows["never"]["steps_ratio"] is None
     table = comparison_table({"target": 0.1, "comparison": rows})

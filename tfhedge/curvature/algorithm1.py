@@ -30,8 +30,11 @@ class Algorithm1(KroneckerOptimizer):
     at an eta^max that serves others. To each first D comes rho times the mean D of all layers:
     the last layer starts small, and with it the D of all layers before, which without that would
     change by more than their size unless eta^max is so small that the others hardly move.
-    D is left as it is when the eigenbasis changes. The paper's numbers are the defaults; eta^max,
-    which it does not print, is what the search of `tfhedge experiment optimizers` chose.
+    D is left as it is when the eigenbasis changes.
+
+    The paper's numbers are the defaults; eta^max, which it does not print, is what the search of
+    `tfhedge experiment optimizers` chose. In its three runs of a thousand steps the loss falls for
+    seven hundred or more, each of length eta^max, and then diverges.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.algorithm1 import Algorithm1
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner, share
 
 # By what the part of all layers in the damping of each falls in a step.
 _FADING = 0.9
@@ -30,7 +30,8 @@ class DHKFAC(KroneckerOptimizer):
        O'Donoghue and Candes 2015), without which noisy gradients of small batches build up. The
        update is scaled into the trust region delta' B delta <= rho_TR |loss|, which stops a p that
        has become steep on a few paths. Learning rate and trust region decay by a constant factor
-       every step, as the noise in g outgrows the gradient.
+       every step, as the noise in g outgrows the gradient. The radius goes with the loss: where
+    that passes through zero, as an entropic risk may, no step is taken.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
@@ -112,6 +113,8 @@ class DHKFAC(KroneckerOptimizer):
         seed=0,
         name="dh_kfac",
     ):
+        if not isinstance(learning_rate, Schedule):
+            share("learning_rate", learning_rate)
         super().__init__(
             learning_rate,
             name,

@@ -12,6 +12,7 @@ from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finit
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 _fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
+share = functools.partial(_fraction, closed="right")
 
 
 def _positive_or_schedule(name, value):
@@ -21,9 +22,9 @@ def _positive_or_schedule(name, value):
 
 
 _CHECKS = {
-    "learning_rate_decay": functools.partial(_fraction, closed="right"),
+    "learning_rate_decay": share,
     "momentum": _fraction,
-    "shrinkage": functools.partial(_fraction, closed="right"),
+    "shrinkage": share,
     "factor_decay": _fraction,
     "diagonal_decay": _fraction,
     "factor_interval": checks.positive_integer,
@@ -51,10 +52,12 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     A step is rejected if new curvature or the update is not finite. That reaches neither the
     weights nor the averages; `rejected_steps` counts one more, and the intensity of the shrinkage
     is multiplied by `damping`, which is raised tenfold, until the intensity is 1, and goes back to
-    1 over the steps that follow.
+    1 over the steps that follow. The matrices whose eigenvectors are taken are finite, always; a
+    decomposition that fails all the same gives NaN where XLA compiles the step, which rejects it,
+    and elsewhere TensorFlow's `InvalidArgumentError`.
 
     Args:
-        learning_rate: In (0, 1], or a Keras schedule.
+        learning_rate: A positive number, or a Keras schedule.
         name: Name of the optimizer.
         **settings: The arguments that the subclass adds.
 
@@ -64,7 +67,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, learning_rate, name, **settings):
         if not isinstance(learning_rate, Schedule):
-            learning_rate = _fraction("learning_rate", learning_rate, closed="right")
+            learning_rate = checks.positive("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
         self._setting_names = list(settings)
         for setting, value in settings.items():

@@ -11,7 +11,8 @@ class BlockReport:
 
     Attributes:
         weights: Paths of the weights that it preconditions.
-        treatment: How: the sizes of its Kronecker factors, or `"diagonal"`.
+        treatment: How: the sizes of its Kronecker factors, or `"diagonal"`; or `"none"`, where the
+            damping is so strong that the gradient is only scaled.
         size: Number of weights.
         largest: Largest eigenvalue, the largest entry of D.
         mean: Mean eigenvalue.
@@ -41,13 +42,14 @@ class CurvatureReport:
         for block, variables in zip(optimizer.blocks, optimizer.block_variables, strict=True):
             spectrum = np.asarray(block.diagonal, np.float64)
             damped = np.asarray(optimizer.damp(block), np.float64)
+            condition = float(damped.max() / damped.min())
             rows.append(
                 BlockReport(
                     tuple(variable.path for variable in variables),
-                    block.treatment,
+                    block.treatment if spectrum.size == 1 or condition > 1.0 else "none",
                     spectrum.size,
                     *(float(x) for x in (spectrum.max(), spectrum.mean(), spectrum.min())),
-                    float(damped.max() / damped.min()),
+                    condition,
                 )
             )
         return cls(tuple(rows))

@@ -124,6 +124,9 @@ class RunHistory(keras.callbacks.Callback):
 class Stop(keras.callbacks.Callback):
     """Ends the training after a number of steps, at a target, on Ctrl-C, or when it diverges.
 
+    It diverges when the loss of a batch or of the validation is no finite number, whether or not
+    the optimizer has rejected the step.
+
     Args:
         num_steps: Largest number of steps.
         target_loss: Validation loss at which to stop, or None.

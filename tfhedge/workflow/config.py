@@ -227,7 +227,8 @@ class ExperimentConfig:
             takes its `steps` and validates every `validate_every`; the others, which need fewer,
             take a third of the steps and validate three times as often, but not in the searches.
         trials: Number of points of an optimizer's grid to try.
-        search_steps: Steps of a trial.
+        search_steps: Steps of a trial. Adam's learning rate rises over a fifth of them, and in its
+            run, if that has more, over at most an epoch.
         seeds: Number of runs of each optimizer.
 
     Raises:

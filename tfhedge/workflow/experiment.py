@@ -200,8 +200,8 @@ def comparison(results, target, step_seconds):
 
     Returns:
         For each optimizer the steps until the target, one number for each run, None for those that
-        did not reach it; their median, and the seconds that it takes; the median of the best
-        losses; and the ratios of these to those of Adam.
+        did not reach it; their median, and the seconds that it takes; the medians of the best and
+        of the last losses; and the ratios of these to those of Adam.
     """
     rows = {}
     for name, result in results.items():
@@ -211,10 +211,11 @@ def comparison(results, target, step_seconds):
             "median_steps": median(steps),
             "median_seconds": median([x and x * step_seconds[name] for x in steps]),
             "best_val_loss": median([run["best_val_loss"] for run in result["runs"]]),
+            "last_val_loss": median([run["history"]["val_loss"][-1] for run in result["runs"]]),
         }
     reference = rows[REFERENCE]
     for row in rows.values():
-        for name in ("median_steps", "median_seconds", "best_val_loss"):
+        for name in ("median_steps", "median_seconds", "best_val_loss", "last_val_loss"):
             both = row[name] is not None and reference[name] is not None
             ratio = row[name] / reference[name] if both else None
             row[f"{name.removeprefix('median_')}_ratio"] = ratio

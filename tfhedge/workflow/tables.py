@@ -18,7 +18,7 @@ def search_table(outcome):
 
 
 def comparison_table(outcome):
-    """Steps and seconds to the target, and the best loss: medians, and ratios to those of Adam.
+    """Steps and seconds to the target, best loss and last: medians, and ratios to those of Adam.
 
     Args:
         outcome: What `compare_optimizers` returns.
@@ -27,7 +27,8 @@ def comparison_table(outcome):
         return "no run of adam is finished, with which to compare"
     lines = [
         f"medians, and ratios to adam's; target {outcome['target']:.5f}",
-        f"{'':<14}{'steps':>8}{'ratio':>8}{'seconds':>9}{'ratio':>8}{'best loss':>11}{'ratio':>8}",
+        f"{'':<14}{'steps':>8}{'ratio':>8}{'seconds':>9}{'ratio':>8}"
+        f"{'best loss':>11}{'ratio':>8}{'last loss':>11}{'ratio':>8}",
     ]
     for optimizer, row in outcome["comparison"].items():
         lines.append(
@@ -36,6 +37,8 @@ def comparison_table(outcome):
             f"{number(row['median_seconds'], '.0f'):>9}{number(row['seconds_ratio'], '.3f'):>8}"
             f"{number(row['best_val_loss'], '.5f'):>11}"
             f"{number(row['best_val_loss_ratio'], '.3f'):>8}"
+            f"{number(row['last_val_loss'], '.5f'):>11}"
+            f"{number(row['last_val_loss_ratio'], '.3f'):>8}"
         )
     return "\n".join(lines)
 
