@@ -51,6 +51,16 @@ def test_pnl_histogram(num_paths, tmp_path):
     assert legend == [
         f"{name}: standard deviation {row.std:.4f}" for name, row in data.statistics.items()
     ]
+    histograms = histogram(data.pnl)
+    for outline, density in zip(axes.patches[1::2], histograms["densities"].values(), strict=True):
+        assert_allclose(outline.get_data().values, density)
+        assert_allclose(outline.get_data().edges, histograms["edges"])
+
+
+def test_there_are_colors_for_three_strategies():
+    densities = {name: [1.0] for name in "abcd"}
+    with pytest.raises(ValueError, match="shorter"):
+        figures.pnl_histogram([0.0, 1.0], densities, dict.fromkeys("abcd", 0.1))
 
 
 @pytest.mark.parametrize("num_expiries", [1, 3])
@@ -100,6 +110,7 @@ def test_largest_eigenvalues(tmp_path):
     )
     assert [text.get_text() for text in axes.get_yticklabels()] == ["in/kernel", "out/kernel"]
     assert_allclose(axes.lines[0].get_xdata(), [1e2, 1e6])
+    assert_allclose(axes.lines[1].get_xdata(), [0.1, 1e3])
     assert axes.get_xscale() == "log"
 
 
@@ -120,12 +131,20 @@ BANDS = {
 }
 
 
+def heights(band):
+    """The least and the most that a band reaches."""
+    y = band.get_paths()[0].vertices[:, 1]
+    return [y.min(), y.max()]
+
+
 def test_optimizers(tmp_path):
     by_step, by_time = drawn(figures.optimizers(BANDS, target=0.2), tmp_path / "figure.png")
     adam, other, target = by_step.lines
     assert_allclose(adam.get_xydata(), [[10.0, 0.4], [20.0, np.nan]])
     assert_allclose(other.get_xydata(), [[10.0, 0.2]])
     assert_allclose(target.get_ydata(), 0.2)
+    assert_allclose(heights(by_step.collections[0]), [0.1, 0.5])
+    assert_allclose(heights(by_time.collections[1]), 0.2)
     assert_allclose(by_time.lines[0].get_xdata(), [0.5, 1.0])
     assert by_time.get_xlabel() == "minutes of training"
     assert [x.get_text() for x in by_step.get_legend().get_texts()] == [*BANDS, "target"]
@@ -136,6 +155,10 @@ def test_along_paths(tmp_path):
     assert [x.get_text() for x in variance.get_legend().get_texts()] == [*BANDS]
     assert [x.get_text() for x in eigenvalue.get_legend().get_texts()] == ["DHKFAC()"]
     assert eigenvalue.lines[0].get_color() == variance.lines[1].get_color()
+    assert_allclose(variance.lines[0].get_ydata(), [2e5, 2e4])
+    assert_allclose(heights(variance.collections[0]), [1e4, 3e5])
+    assert_allclose(eigenvalue.lines[0].get_ydata(), 2e7)
+    assert_allclose(heights(eigenvalue.collections[0]), [1e7, 3e7])
 
 
 def test_a_divergence_leaves_the_axis():
@@ -152,4 +175,5 @@ def test_hedges_over_time(resets, tmp_path):
     for axes, name in zip(drawn(panels, tmp_path / "figure.png"), ("stock", "call"), strict=True):
         assert axes.get_ylabel() == name
         assert_allclose(axes.lines[0].get_ydata(), 0.0)
+        assert_allclose(heights(axes.collections[0]), [-1.0, 3.0])
         assert [line.get_xdata()[0] for line in axes.lines[1:]] == resets

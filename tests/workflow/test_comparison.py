@@ -38,9 +38,9 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys, refusal):
     hedges = outcome["hedges"]
     *names, by_options = hedges
     assert names == [
-        str(run),
-        str(other),
-        f"{run}, without its options",
+        "floating",
+        "fixed",
+        "floating, without its options",
         NO_HEDGE,
         "Black-Scholes delta",
         "Heston delta",
@@ -51,12 +51,21 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys, refusal):
     assert all(name in printed for name in hedges)
     hedger, _ = load_run(run)
     report = hedger.evaluate_hedge(num_paths=300, seed=(0, TEST), batch_size=300)
-    for name, row in zip([run, NO_HEDGE], ["learned", NO_HEDGE], strict=True):
-        found = hedges[str(name)]["loss"]["value"]
+    for name, row in zip(["floating", NO_HEDGE], ["learned", NO_HEDGE], strict=True):
+        found = hedges[name]["loss"]["value"]
         np.testing.assert_allclose(found, report.statistics[row].loss, rtol=1e-5)
     assert hedges["Heston delta"]["std"]["value"] < 0.5 * hedges[NO_HEDGE]["std"]["value"]
     for command in ("compare", "figures"):
         assert "/dev/null" in refusal([command, str(run), "--out", "/dev/null/x"])
+
+
+def test_a_desk_trades_in_a_floating_grid_if_any_run_does(run, tmp_path):
+    """And folders of one name go by their paths."""
+    other = train(tmp_path / "floating", "--grid", "none")
+    assert cli.main(["compare", str(other), str(run), "--paths", "50"]) == 0
+    hedges = json.loads((other / "comparison.json").read_text())["hedges"]
+    assert list(hedges)[:3] == [str(other), str(run), f"{other}, without its options"]
+    assert list(hedges)[-1].startswith("delta and vega by 10-step options")
 
 
 def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):

@@ -76,9 +76,16 @@ def test_all_figures_with_their_data(run, experiment, tmp_path, capsys):
         assert row["statement"] in printed
     ours = [row["ours"] for row in findings]
     expected = [0.05, learned.std / without.std, skewness[0] - skewness[1]]
-    np.testing.assert_allclose(ours[:3], expected, rtol=1e-4)
-    assert findings[0]["holds"]
-    assert len(findings) == 6  # trades in the underlying and in the option of 10 steps
+    expected.append(learned.cost / learned.loss)
+    np.testing.assert_allclose(ours[:4], expected, rtol=1e-4)
+    ranges = [(0.0, 0.3), (0.0, 0.6), (0.0, np.inf), (0.1, 0.3), (1.0, np.inf), (1.0, np.inf)]
+    for row, (low, high) in zip(findings, ranges, strict=True):
+        assert row["holds"] == (low <= row["ours"] <= high)
+    underlying, option = (row["statement"] for row in findings[4:])
+    assert underlying == "mean trade in the underlying, within 2 steps of a reset / elsewhere"
+    assert option == "mean trade in the 10-step 1.01 call, within 2 steps of a reset / elsewhere"
+    blocks = json.loads((folder / "largest_eigenvalues.json").read_text())["blocks"]
+    assert blocks == ["input layer", "RMSNorm 1", "LSTM 1", "output layer"]
 
 
 def test_fewer_figures_for_a_run_by_adam_in_the_underlying_alone(tmp_path):
@@ -86,7 +93,7 @@ def test_fewer_figures_for_a_run_by_adam_in_the_underlying_alone(tmp_path):
     assert cli.main(["figures", str(run), "--paths", "100"]) == 0
     assert {path.stem for path in (run / "figures").glob("*.png")} == ALWAYS
     (row,) = json.loads((run / "figures" / "findings.json").read_text())["findings"]
-    assert row["statement"] == "trades in the underlying, near resets over elsewhere"
+    assert row["statement"].startswith("mean trade in the underlying, within 2 steps of a reset")
 
 
 def test_smiles_are_flat_where_variance_is_constant():

@@ -248,9 +248,13 @@ def pnl_histogram(edges, densities, stds):
 
     Returns:
         Matplotlib `Axes`.
+
+    Raises:
+        ValueError: If there are more strategies.
     """
     axes = _panels(6.4, 4.0)
-    for (name, density), color in zip(densities.items(), _COLORS, strict=False):
+    colors = _COLORS[: len(densities)]
+    for (name, density), color in zip(densities.items(), colors, strict=True):
         label = f"{name}: standard deviation {stds[name]:.4f}"
         axes.stairs(density, edges, fill=True, alpha=0.25, color=color)
         axes.stairs(density, edges, color=color, label=label)
@@ -288,7 +292,8 @@ def hedges_over_time(levels, quantiles, resets):
         axes.plot(steps, rows[half], color="black", linewidth=1.0, label="median")
         for reset in resets:
             label = "reset" if reset == resets[0] else None
-            axes.axvline(reset, linestyle=":", linewidth=1.0, color=_ORANGE, label=label)
+            style = {"linestyle": ":", "linewidth": 1.0, "color": _ORANGE, "zorder": 0}
+            axes.axvline(reset, label=label, **style)
         axes.set(ylabel=name, xlim=(0, len(steps)))
     _legend_beside(panels)
     panels[0].figure.align_ylabels(panels)

@@ -36,7 +36,9 @@ def compare_runs(runs, folder, num_paths, seed=0):
     with the least loss on at most 10,000 validation paths.
 
     Args:
-        runs: The runs' folders, `pathlib.Path`; their problems differ in their instruments alone.
+        runs: The runs' folders, `pathlib.Path`, by whose names they go if these differ; their
+            problems differ in their instruments alone. The desk trades in those of the first run
+            with a floating grid, or else of the first.
         folder: Folder of the results, a `pathlib.Path`.
         num_paths: Number of test paths, which no run has seen.
         seed: Their seed.
@@ -50,14 +52,18 @@ def compare_runs(runs, folder, num_paths, seed=0):
         OSError: If there is no such folder, or no checkpoint in it, or `folder` cannot be made.
     """
     check_test_paths(num_paths, seed)
-    policies, problem = {}, None
-    for run in runs:
-        hedger, _ = load_run(run)
-        problem = problem or hedger.problem
-        policies[str(run)] = hedger.problem, functools.partial(learned, hedger)
-    first, actions_of = policies[str(runs[0])]
+    names = [run.name for run in runs]
+    names = names if len(set(names)) == len(runs) else list(map(str, runs))
+    hedgers = [load_run(run)[0] for run in runs]
+    policies = {
+        name: (hedger.problem, functools.partial(learned, hedger))
+        for name, hedger in zip(names, hedgers, strict=True)
+    }
+    first, actions_of = policies[names[0]]
+    problems = [hedger.problem for hedger in hedgers]
+    problem = next((x for x in problems if floats(x.instruments)), first)
     stock_only = np.eye(1, first.num_instruments, dtype=np.float32)
-    policies[f"{runs[0]}, without its options"] = (
+    policies[f"{names[0]}, without its options"] = (
         first,
         lambda spot, variance: actions_of(spot, variance) * stock_only,
     )
@@ -127,11 +133,16 @@ def option_near_cap(problem, life):
         Its number, from 1 on, or None if there is none, or the grid does not float.
     """
     grid = problem.instruments
-    if not isinstance(grid, FloatingGrid) or life > problem.num_steps:
+    if not floats(grid) or life > problem.num_steps:
         return None
     distances = [abs(strike - 1.0 - problem.claim.cap) for strike in grid.strikes]
     options = [i for i, maturity in enumerate(grid.maturities) if maturity == life]
     return 1 + min(options, key=distances.__getitem__) if options else None
+
+
+def floats(instruments):
+    """Whether they are options of a floating grid."""
+    return isinstance(instruments, FloatingGrid) and bool(instruments.strikes)
 
 
 def idle(problem, spot, variance):

@@ -8,10 +8,9 @@ from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.evaluation import figures
 from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS, histogram
 from tfhedge.files import read_json, write_json
-from tfhedge.hedging.instruments import FloatingGrid
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.implied import implied_volatility
-from tfhedge.workflow.comparison import option_near_cap
+from tfhedge.workflow.comparison import floats, option_near_cap
 from tfhedge.workflow.experiment import LABELS, REFERENCE, read_bands
 from tfhedge.workflow.machine import machine
 from tfhedge.workflow.run import TEST, TEST_BATCH_SIZE, check_test_paths, load_run
@@ -22,6 +21,14 @@ _VARIANCE_LEVELS = (0.25, 1.0, 4.0)
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 # Steps before and after a reset that count as near it.
 _NEAR = 2
+# How figure 2 names the layers of the package's policies.
+_LAYERS = {
+    "inlet": "input layer",
+    "scale": "RMSNorm",
+    "gates": "LSTM",
+    "dense": "dense layer",
+    "outlet": "output layer",
+}
 
 
 def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
@@ -52,7 +59,7 @@ def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
     problem = hedger.problem
     folder.mkdir(parents=True, exist_ok=True)
 
-    if isinstance(problem.instruments, FloatingGrid) and problem.instruments.strikes:
+    if floats(problem.instruments):
         draw(folder, figures.floating_grid, smiles(problem))
     if isinstance(hedger.optimizer, KroneckerOptimizer):
         draw(folder, figures.largest_eigenvalues, eigenvalues(hedger))
@@ -138,10 +145,20 @@ def eigenvalues(hedger):
     """The data of figure 2."""
     blocks = hedger.curvature_report().blocks
     return {
-        "blocks": ["/".join(block.weights[0].split("/")[-2:]) for block in blocks],
+        "blocks": [layer_name(block.weights[0]) for block in blocks],
         "largest": [block.largest for block in blocks],
         "mean": [block.mean for block in blocks],
     }
+
+
+def layer_name(path):
+    """What a reader calls the layer of a weight.
+
+    >>> layer_name("hedger/policy/rnn/cell/gates_0/kernel")
+    'LSTM 1'
+    """
+    kind, _, number = path.split("/")[-2].partition("_")
+    return " ".join([_LAYERS.get(kind, kind), *([str(int(number) + 1)] if number else [])])
 
 
 def trades_along(hedger, num_paths, seed):
@@ -154,9 +171,9 @@ def trades_along(hedger, num_paths, seed):
     instruments = {"underlying": 0}
     option = option_near_cap(problem, problem.claim.period)
     if option is not None:
-        grid = problem.instruments
-        life, strike = grid.maturities[option - 1], grid.strikes[option - 1]
-        instruments[f"{life}-step {strike:g} option"] = option
+        what = problem.instruments.describe()[option - 1]
+        name = f"{what['maturity']}-step {what['strike_over_spot']:g} {what['type']}"
+        instruments[name] = option
     dataset = problem.dataset(num_paths, min(num_paths, TEST_BATCH_SIZE), seed)
     chosen = list(instruments.values())
     parts = [
@@ -197,7 +214,7 @@ def finding(statement, paper, ours, low, high):
 def findings_on_optimizers(comparison):
     """The steps that DH-KFAC needs, from the comparison of an experiment."""
     return [
-        finding(f"steps of {LABELS[name]} over Adam's", "about 0.25", row["steps_ratio"], 0.0, 0.3)
+        finding(f"steps of {LABELS[name]} / Adam's", "about 0.25", row["steps_ratio"], 0.0, 0.3)
         for name, row in comparison.items()
         if name != REFERENCE
     ]
@@ -209,14 +226,20 @@ def findings_on_options(report):
     skewness, before = (scipy.stats.skew(report.pnl[name]) for name in (LEARNED, WITHOUT_OPTIONS))
     return [
         finding(
-            "P&L standard deviation with option trades over without",
+            "standard deviation of the P&L, with option trades / without",
             "about 0.5",
             learned.std / without.std,
             0.0,
             0.6,
         ),
-        finding("skewness with option trades minus without", "positive", skewness - before, 0, 1e9),
-        finding("costs over loss", "about 0.2", learned.cost / learned.loss, 0.1, 0.3),
+        finding(
+            "skewness of the P&L, with option trades - without",
+            "positive",
+            skewness - before,
+            0.0,
+            1e9,
+        ),
+        finding("costs / loss", "about 0.2", learned.cost / learned.loss, 0.1, 0.3),
     ]
 
 
@@ -230,6 +253,6 @@ def findings_on_trades(problem, trades):
         here, elsewhere = near & possible, ~near & possible
         if here.any() and elsewhere.any():
             ratio = size[here].mean() / size[elsewhere].mean()
-            statement = f"trades in the {name}, near resets over elsewhere"
+            statement = f"mean trade in the {name}, within {_NEAR} steps of a reset / elsewhere"
             rows.append(finding(statement, "above 1", ratio, 1.0, 1e9))
     return rows
