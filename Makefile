@@ -10,7 +10,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUITABLE)' 2> /dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow format check lock clean
+.PHONY: help demo test test-slow notebooks format check lock clean
 .NOTPARALLEL:  # the targets share one .venv
 
 help:  ## list the targets
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-dev  ## run the tests, and the examples in the document
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/pytest -m slow
+
+notebooks: $(VENV)/.installed  ## run the notebooks again, and keep what they show
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[notebooks]'
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 format: $(VENV)/.installed-dev  ## format the code, and fix what can be fixed
 	$(BIN)/ruff check --fix-only .

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
+from numpy.testing import assert_allclose
 
 from tfhedge import cli
 from tfhedge.evaluation.report import NO_HEDGE
@@ -53,7 +55,7 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys, refusal):
     report = hedger.evaluate_hedge(num_paths=300, seed=(0, TEST), batch_size=300)
     for name, row in zip(["floating", NO_HEDGE], ["learned", NO_HEDGE], strict=True):
         found = hedges[name]["loss"]["value"]
-        np.testing.assert_allclose(found, report.statistics[row].loss, rtol=1e-5)
+        assert_allclose(found, report.statistics[row].loss, rtol=1e-5)
     assert hedges["Heston delta"]["std"]["value"] < 0.5 * hedges[NO_HEDGE]["std"]["value"]
     for command in ("compare", "figures"):
         assert "/dev/null" in refusal([command, str(run), "--out", "/dev/null/x"])
@@ -84,6 +86,24 @@ def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
         "delta and vega by 20-step options, strike 1.01": [1, 5, 10, 20],
         "delta and vega by 40-step options, strike 1": [1, 5, 10, 20, 40],
     }
+
+
+def test_the_delta_of_black_and_scholes_is_that_of_two_calls():
+    """Of a single period, at the mean of the variance that is expected until it ends."""
+    problem = make_problem(RunConfig(num_steps=10, period=10, num_paths=64))
+    market, cap, steps = problem.market, problem.claim.cap, np.arange(10)
+    spot, variance = (x.numpy() for x in problem.simulate(50, seed=1))
+    _, hedge = desk_hedges(problem)[0]["Black-Scholes delta"]
+    position = np.cumsum(hedge(spot, variance)[..., 0], axis=1)
+    years = problem.dt * (10 - steps)
+    weight = -np.expm1(-market.kappa * years) / (market.kappa * years)
+    expected = market.theta + (variance[:, :-1] - market.theta) * weight
+    deviation = np.sqrt(expected * years)
+    call, capped = (
+        scipy.stats.norm.cdf(np.log(spot[:, :-1] / strike) / deviation + 0.5 * deviation)
+        for strike in (1.0, 1.0 + cap)
+    )
+    assert_allclose(position, call - capped, atol=5e-3)
 
 
 @pytest.mark.parametrize(
