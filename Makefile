@@ -25,9 +25,11 @@ test: $(VENV)/.installed-dev  ## run the tests, and the examples in the document
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/pytest -m slow
 
+# What TensorFlow writes to file descriptor 2 is not part of what a cell shows.
+WITHOUT_LOG := --ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False
 notebooks: $(VENV)/.installed  ## run the notebooks again, and keep what they show
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[notebooks]'
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(WITHOUT_LOG) notebooks/*.ipynb
 
 format: $(VENV)/.installed-dev  ## format the code, and fix what can be fixed
 	$(BIN)/ruff check --fix-only .
