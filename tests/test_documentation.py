@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tfhedge.workflow.tables import hedges_table
+from tfhedge.workflow.tables import comparison_table, hedges_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -122,12 +122,24 @@ def test_readme_and_card_show_the_kept_comparison_and_findings():
     readme = README.read_text()
     assert hedges_table(kept("comparison.json")) in CARD.read_text()
     assert hedges_table(kept("comparison.json")) in readme
-    kinds = (
-        kept(f"{folder}/findings.json")["findings"] for folder in ("figures_trades", "figures")
+    trades, positions = (
+        {row["statement"]: row for row in kept(f"{folder}/findings.json")["findings"]}
+        for folder in ("figures_trades", "figures")
     )
-    for trades, positions in zip(*kinds, strict=True):
-        ours = f"{trades['ours']:.3f} | {positions['ours']:.3f}"
-        assert f"| {trades['statement']} | {trades['paper']} | {ours} |\n" in readme
+    assert positions.keys() < trades.keys()
+    for statement, row in trades.items():
+        other = f"{positions[statement]['ours']:.3f}" if statement in positions else ""
+        line = f"| {statement} | {row['paper']} | {row['ours']:.3f} | {other} |"
+        assert line.replace("|  |", "| |") in readme
+
+
+def test_readme_shows_the_kept_experiment():
+    outcome = kept("optimizers/optimizers.json")
+    readme = README.read_text()
+    assert comparison_table(outcome) in readme
+    row = outcome["comparison"]["dh-kfac"]
+    for name in ("steps", "seconds"):
+        assert f"**{row[f'{name}_ratio']:.1%}**".replace("%", " %") in readme
 
 
 @pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), CARD], ids=str)
