@@ -27,8 +27,7 @@ test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 
 # What TensorFlow writes to file descriptor 2 is not part of what a cell shows.
 WITHOUT_LOG := --ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False
-notebooks: $(VENV)/.installed  ## run the notebooks again, and keep what they show
-	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[notebooks]'
+notebooks: $(VENV)/.installed-notebooks  ## run the notebooks again, and keep what they show
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(WITHOUT_LOG) notebooks/*.ipynb
 
 format: $(VENV)/.installed-dev  ## format the code, and fix what can be fixed
@@ -52,7 +51,8 @@ clean:  ## remove .venv and what the tools left behind
 	find tfhedge tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed-dev: EXTRAS := [dev]
-$(VENV)/.installed $(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.installed-notebooks: EXTRAS := [notebooks]
+$(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-notebooks: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
 	@echo 'Installing TensorFlow and the rest into $(VENV): this takes minutes the first time.'
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

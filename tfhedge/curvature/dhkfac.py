@@ -31,7 +31,7 @@ class DHKFAC(KroneckerOptimizer):
        update is scaled into the trust region delta' B delta <= rho_TR |loss|, which stops a p that
        has become steep on a few paths. Learning rate and trust region decay by a constant factor
        every step, as the noise in g outgrows the gradient. The radius goes with the loss: where
-    that passes through zero, as an entropic risk may, no step is taken.
+       that passes through zero, as an entropic risk may, no step is taken.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
     They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
@@ -95,6 +95,8 @@ class DHKFAC(KroneckerOptimizer):
     Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, Algorithm 1.
     """
 
+    _check_learning_rate = staticmethod(share)
+
     def __init__(
         self,
         learning_rate=1.0,
@@ -113,8 +115,6 @@ class DHKFAC(KroneckerOptimizer):
         seed=0,
         name="dh_kfac",
     ):
-        if not isinstance(learning_rate, Schedule):
-            share("learning_rate", learning_rate)
         super().__init__(
             learning_rate,
             name,

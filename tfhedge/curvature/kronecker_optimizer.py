@@ -65,9 +65,11 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         ValueError: If an argument is out of its range.
     """
 
+    _check_learning_rate = staticmethod(checks.positive)
+
     def __init__(self, learning_rate, name, **settings):
         if not isinstance(learning_rate, Schedule):
-            learning_rate = checks.positive("learning_rate", learning_rate)
+            learning_rate = self._check_learning_rate("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
         self._setting_names = list(settings)
         for setting, value in settings.items():

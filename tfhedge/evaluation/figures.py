@@ -292,8 +292,7 @@ def hedges_over_time(levels, quantiles, resets):
         axes.plot(steps, rows[half], color="black", linewidth=1.0, label="median")
         for reset in resets:
             label = "reset" if reset == resets[0] else None
-            style = {"linestyle": ":", "linewidth": 1.0, "color": _ORANGE, "zorder": 0}
-            axes.axvline(reset, label=label, **style)
+            axes.axvline(reset, linestyle=":", linewidth=1.0, color=_ORANGE, label=label, zorder=0)
         axes.set(ylabel=name, xlim=(0, len(steps)))
     _legend_beside(panels)
     panels[0].figure.align_ylabels(panels)

@@ -52,16 +52,15 @@ def compare_runs(runs, folder, num_paths, seed=0):
         OSError: If there is no such folder, or no checkpoint in it, or `folder` cannot be made.
     """
     check_test_paths(num_paths, seed)
-    names = [run.name for run in runs]
+    names = [run.resolve().name for run in runs]
     names = names if len(set(names)) == len(runs) else list(map(str, runs))
-    hedgers = [load_run(run)[0] for run in runs]
-    policies = {
-        name: (hedger.problem, functools.partial(learned, hedger))
-        for name, hedger in zip(names, hedgers, strict=True)
-    }
+    policies = {}
+    for name, run in zip(names, runs, strict=True):
+        hedger, _ = load_run(run)
+        policies[name] = hedger.problem, functools.partial(learned, hedger)
     first, actions_of = policies[names[0]]
-    problems = [hedger.problem for hedger in hedgers]
-    problem = next((x for x in problems if floats(x.instruments)), first)
+    floating = (x for x, _ in policies.values() if has_floating_options(x.instruments))
+    problem = next(floating, first)
     stock_only = np.eye(1, first.num_instruments, dtype=np.float32)
     policies[f"{names[0]}, without its options"] = (
         first,
@@ -133,15 +132,15 @@ def option_near_cap(problem, life):
         Its number, from 1 on, or None if there is none, or the grid does not float.
     """
     grid = problem.instruments
-    if not floats(grid) or life > problem.num_steps:
+    if not has_floating_options(grid) or life > problem.num_steps:
         return None
     distances = [abs(strike - 1.0 - problem.claim.cap) for strike in grid.strikes]
     options = [i for i, maturity in enumerate(grid.maturities) if maturity == life]
     return 1 + min(options, key=distances.__getitem__) if options else None
 
 
-def floats(instruments):
-    """Whether they are options of a floating grid."""
+def has_floating_options(instruments):
+    """Whether there are options among them whose lives and relative strikes stay the same."""
     return isinstance(instruments, FloatingGrid) and bool(instruments.strikes)
 
 

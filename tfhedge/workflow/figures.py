@@ -10,7 +10,7 @@ from tfhedge.evaluation.report import LEARNED, WITHOUT_OPTIONS, histogram
 from tfhedge.files import read_json, write_json
 from tfhedge.market.fourier import vanilla_price
 from tfhedge.market.implied import implied_volatility
-from tfhedge.workflow.comparison import floats, option_near_cap
+from tfhedge.workflow.comparison import has_floating_options, option_near_cap
 from tfhedge.workflow.experiment import LABELS, REFERENCE, read_bands
 from tfhedge.workflow.machine import machine
 from tfhedge.workflow.run import TEST, TEST_BATCH_SIZE, check_test_paths, load_run
@@ -59,7 +59,7 @@ def make_figures(run, folder, experiment=None, num_paths=70_000, seed=0):
     problem = hedger.problem
     folder.mkdir(parents=True, exist_ok=True)
 
-    if floats(problem.instruments):
+    if has_floating_options(problem.instruments):
         draw(folder, figures.floating_grid, smiles(problem))
     if isinstance(hedger.optimizer, KroneckerOptimizer):
         draw(folder, figures.largest_eigenvalues, eigenvalues(hedger))

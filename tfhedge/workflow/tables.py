@@ -1,5 +1,13 @@
 """Outcomes as text."""
 
+# Of a comparison: title, name, format and width of what has a ratio beside it.
+_COMPARED = (
+    ("steps", "median_steps", "g", 8),
+    ("seconds", "median_seconds", ".0f", 9),
+    ("best loss", "best_val_loss", ".5f", 11),
+    ("last loss", "last_val_loss", ".5f", 11),
+)
+
 
 def search_table(outcome):
     """The trials of a search, those that went farthest first.
@@ -25,21 +33,17 @@ def comparison_table(outcome):
     """
     if outcome["comparison"] is None:
         return "no run of adam is finished, with which to compare"
+    heading = "".join(f"{title:>{width}}{'ratio':>8}" for title, _, _, width in _COMPARED)
     lines = [
         f"medians, and ratios to adam's; target {outcome['target']:.5f}",
-        f"{'':<14}{'steps':>8}{'ratio':>8}{'seconds':>9}{'ratio':>8}"
-        f"{'best loss':>11}{'ratio':>8}{'last loss':>11}{'ratio':>8}",
+        f"{'':<14}{heading}",
     ]
     for optimizer, row in outcome["comparison"].items():
-        lines.append(
-            f"{optimizer:<14}"
-            f"{number(row['median_steps'], 'g'):>8}{number(row['steps_ratio'], '.3f'):>8}"
-            f"{number(row['median_seconds'], '.0f'):>9}{number(row['seconds_ratio'], '.3f'):>8}"
-            f"{number(row['best_val_loss'], '.5f'):>11}"
-            f"{number(row['best_val_loss_ratio'], '.3f'):>8}"
-            f"{number(row['last_val_loss'], '.5f'):>11}"
-            f"{number(row['last_val_loss_ratio'], '.3f'):>8}"
-        )
+        line = f"{optimizer:<14}"
+        for _, name, form, width in _COMPARED:
+            ratio = row[f"{name.removeprefix('median_')}_ratio"]
+            line += f"{number(row[name], form):>{width}}{number(ratio, '.3f'):>8}"
+        lines.append(line)
     return "\n".join(lines)
 
 
