@@ -26,6 +26,10 @@ from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
 
 TARGETS = (0.085, 0.075, 0.05)
+STEP_OF_ALGORITHM_1 = {
+    name: Algorithm1().get_config()[name]
+    for name in ("learning_rate", "momentum", "trust_region", "trust_region_decay")
+}
 
 
 class StepByPreconditioner(th.DHKFAC):
@@ -198,13 +202,7 @@ VARIANTS = {
     "no momentum": with_optimizer(momentum=0.0),
     "momentum that minimizes M": with_optimizer(MomentumOfModel),
     "no restart": with_optimizer(WithoutRestart),
-    "step length of Algorithm 1": with_optimizer(
-        StepByPreconditioner,
-        learning_rate=4e-3,
-        momentum=0.92,
-        trust_region=1e-3,
-        trust_region_decay=0.997,
-    ),
+    "step length of Algorithm 1": with_optimizer(StepByPreconditioner, **STEP_OF_ALGORITHM_1),
     "half steps": with_optimizer(learning_rate=0.5),
     "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
@@ -273,15 +271,21 @@ def main():
                 "history": {key: history[key] for key in ("step", "val_loss")},
             }
         )
-    titles = "".join(f"{f'to {target}':>10}" for target in TARGETS)
-    print(f"\n{'':42}{titles}{'at the end':>12}  ended by")
-    for row in rows:
-        steps = "".join(f"{'-' if x is None else x:>10}" for x in row["steps"])
-        loss = row["last_val_loss"] or float("nan")
-        print(f"{row['variant']:42}{steps}{loss:12.4f}  {row['stopped_by']}")
+    print("\n" + table(rows))
     if options.json:
         about = {"machine": machine(), "seed": options.seed, "targets": TARGETS}
         write(options.json, {**about, "variants": rows})
+
+
+def table(rows):
+    """By variant the steps to each target, and what the run ends with; a text."""
+    titles = "".join(f"{f'to {target}':>10}" for target in TARGETS)
+    lines = [f"{'steps':42}{titles}{'last loss':>12}  ended by"]
+    for row in rows:
+        steps = "".join(f"{'-' if x is None else x:>10}" for x in row["steps"])
+        loss = row["last_val_loss"] or float("nan")
+        lines.append(f"{row['variant']:42}{steps}{loss:12.4f}  {row['stopped_by']}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
