@@ -129,13 +129,13 @@ def faults(case, curves, ends):
 
 def table(rows):
     """By case what DH-KFAC and Adam end with: median and extremes of the seeds; a text."""
-    lines = [f"{'loss at the end':20}{'seeds':>5}{'DH-KFAC':>26}{'rise':>6}{'Adam':>26}"]
+    lines = [f"{'loss at the end':20}{'seeds':>5}{'DH-KFAC':>28}{'rise':>7}{'Adam':>28}"]
     for case, seeds in itertools.groupby(rows, lambda row: row["case"]):
         curves = [row["val_loss"] for row in seeds]
         ours = [curve["dh-kfac"] for curve in curves]
         rise = max(map(largest_rise, ours))
         adam = spread([curve["adam"] for curve in curves]) if case != PAPER else ""
-        lines.append(f"{case:20}{len(curves):5}{spread(ours):>26}{rise:>6.1%}{adam:>26}".rstrip())
+        lines.append(f"{case:20}{len(curves):5}{spread(ours):>28}{rise:>7.1%}{adam:>28}".rstrip())
     return "\n".join(lines)
 
 
