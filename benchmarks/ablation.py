@@ -24,10 +24,12 @@ from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_mome
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
 from tfhedge.workflow.run import make_hedger, make_optimizer
+from tfhedge.workflow.tables import number
 
 TARGETS = (0.085, 0.075, 0.05)
+ALGORITHM_1 = Algorithm1().get_config()
 STEP_OF_ALGORITHM_1 = {
-    name: Algorithm1().get_config()[name]
+    name: ALGORITHM_1[name]
     for name in ("learning_rate", "momentum", "trust_region", "trust_region_decay")
 }
 
@@ -282,9 +284,9 @@ def table(rows):
     titles = "".join(f"{f'to {target}':>10}" for target in TARGETS)
     lines = [f"{'steps':42}{titles}{'last loss':>12}  ended by"]
     for row in rows:
-        steps = "".join(f"{'-' if x is None else x:>10}" for x in row["steps"])
-        loss = row["last_val_loss"] or float("nan")
-        lines.append(f"{row['variant']:42}{steps}{loss:12.4f}  {row['stopped_by']}")
+        steps = "".join(f"{number(x, ''):>10}" for x in row["steps"])
+        loss = number(row["last_val_loss"], ".4f")
+        lines.append(f"{row['variant']:42}{steps}{loss:>12}  {row['stopped_by']}")
     return "\n".join(lines)
 
 

@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="runs of each other case")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here")
     options = parser.parse_args()
+    base = RunConfig(steps=options.steps, validation_paths=8192, controls="trades")
     rows, wrong = [], []
     for case in options.cases:
         settings, make = CASES[case]
@@ -86,12 +87,7 @@ def main():
         for seed in range(1, num_seeds + 1):
             runs = {}
             for optimizer in optimizers:
-                config = RunConfig(
-                    **{"validation_paths": 8192, "controls": "trades"} | settings,
-                    optimizer=optimizer,
-                    steps=options.steps,
-                    seed=seed,
-                )
+                config = dataclasses.replace(base, optimizer=optimizer, seed=seed, **settings)
                 folder = options.out / case.replace(" ", "-") / f"{optimizer}-{seed}"
                 run_seed(config, folder, make)
                 runs[optimizer] = read_run(folder)
