@@ -23,7 +23,7 @@ from tfhedge.curvature.algorithm1 import Algorithm1
 from tfhedge.curvature.kronecker import KroneckerBlock, homogeneous, second_moment
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.experiment import read_run, run_seed, until
-from tfhedge.workflow.run import make_hedger, make_optimizer
+from tfhedge.workflow.run import make_hedger, make_optimizer, make_problem
 from tfhedge.workflow.tables import number
 
 TARGETS = (0.085, 0.075, 0.05)
@@ -136,6 +136,43 @@ class ShrinkageByBlock(th.DHKFAC):
         return Algorithm1.shrinkage_target(self, block)
 
 
+class LastingSharedDamping(th.DHKFAC):
+    """What all layers share in the target of the shrinkage does not fade."""
+
+    def shrinkage_target(self, block):
+        """The mean of the block, and that of all layers."""
+        return Algorithm1.shrinkage_target(self, block) + self.mean_eigenvalue()
+
+
+class AveragedIterates(th.DHKFAC):
+    """Keeps averages of the weights, over some ten steps at last, for the validation."""
+
+    def build(self, variables):
+        """With an average for each variable."""
+        if not self.built:
+            super().build(variables)
+            self.averages = self.add_optimizer_variables(variables, "average")
+
+    def apply(self, grads, trainable_variables=None, curvature=None):
+        """The step, and then the averages."""
+        super().apply(grads, trainable_variables, curvature)
+        decay = tf.minimum(1.0 - 1.0 / tf.cast(self.iterations, tf.float32), 0.9)
+        for average, variable in zip(self.averages, trainable_variables, strict=True):
+            average.assign(decay * average + (1.0 - decay) * variable)
+
+
+class FeaturesOfPaper(th.Cliquet):
+    """With time, return since the last reset and payoff now; the problem adds spot and volatility.
+
+    The first and the spot say what the spot was at the last reset.
+    """
+
+    def features_at(self, step, spot, spot_at_last_reset, accrued):
+        """Three of the features."""
+        features = super().features_at(step, spot, spot_at_last_reset, accrued)
+        return tf.gather(features, [0, 4, 7], axis=-1)
+
+
 class UniformDamping(th.DHKFAC):
     """The same lambda I is added to every block: rho times the mean of all their eigenvalues.
 
@@ -199,6 +236,37 @@ def with_positions(config):
     return make_hedger(dataclasses.replace(config, controls="positions"))
 
 
+def with_averages(config):
+    """The averages of the weights are validated."""
+    hedger = with_optimizer(AveragedIterates)(config)
+    evaluate = hedger.evaluate
+
+    def evaluate_averages(*arguments, **options):
+        iterates = hedger.get_weights()
+        hedger.set_weights([average.numpy() for average in hedger.optimizer.averages])
+        losses = evaluate(*arguments, **options)
+        hedger.set_weights(iterates)
+        return losses
+
+    hedger.evaluate = evaluate_averages
+    return hedger
+
+
+def with_features_of_paper(config):
+    """The policy sees what the paper's does."""
+    problem = make_problem(config)
+    claim = FeaturesOfPaper(**dataclasses.asdict(problem.claim))
+    return make_hedger(config, dataclasses.replace(problem, claim=claim))
+
+
+def with_larger_outlet(config):
+    """The last layer starts ten times as large."""
+    hedger = make_hedger(config)
+    kernel = hedger.policy.cell.linear_layers[-1].kernel
+    kernel.assign(10.0 * kernel)
+    return hedger
+
+
 VARIANTS = {
     "DH-KFAC": make_hedger,
     "no momentum": with_optimizer(momentum=0.0),
@@ -211,6 +279,7 @@ VARIANTS = {
     "trust region with the paper's decay": with_optimizer(trust_region_decay=0.997),
     "hardly any damping": with_optimizer(shrinkage=1e-8),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
+    "shared damping that does not fade": with_optimizer(LastingSharedDamping),
     "uniform damping": with_optimizer(UniformDamping),
     "uniform damping, a hundredth": with_optimizer(UniformDamping, shrinkage=1e-6),
     "uniform damping, a hundredfold": with_optimizer(UniformDamping, shrinkage=1e-2),
@@ -227,6 +296,9 @@ VARIANTS = {
     "quadratic costs of the paper": with_optimizer(quadratic_cost_ratio=8.0),
     "positions in place of trades": with_positions,
     "no action recurrence": without_recurrence,
+    "features of the paper": with_features_of_paper,
+    "last layer tenfold at the start": with_larger_outlet,
+    "averages of the iterates": with_averages,
     "1 curvature path": with_optimizer(num_curvature_paths=1),
     "4 curvature paths": with_optimizer(num_curvature_paths=4),
     "16 curvature paths": with_optimizer(num_curvature_paths=16),
