@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.market.simulation import simulate as simulate
     from tfhedge.policy.rollout import DensePolicy as DensePolicy
     from tfhedge.policy.rollout import RecurrentPolicy as RecurrentPolicy
+    from tfhedge.serialization import serializable as serializable
     from tfhedge.serving.client import HedgeClient as HedgeClient
     from tfhedge.serving.export import export as export
     from tfhedge.training.callbacks import OptimizerStatistics as OptimizerStatistics
@@ -64,6 +65,7 @@ _HOMES = {
     "implied_volatility": "tfhedge.market.implied",
     "read_chain": "tfhedge.market.reading",
     "run_hedges": "tfhedge.evaluation.comparison",
+    "serializable": "tfhedge.serialization",
     "simulate": "tfhedge.market.simulation",
 }
 

@@ -8,7 +8,8 @@ import keras
 def serializable(cls):
     """Registers a dataclass with Keras, its fields being its configuration.
 
-    A model that holds such an object can then be saved as a `.keras` file.
+    A model that holds such an object, as a hedger does its claim, can then be saved as a `.keras`
+    file.
 
     Args:
         cls: The dataclass.

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tfhedge as th
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
-from tfhedge.training.hedger import HedgeMetric
+from tfhedge.training.metric import HedgeMetric
 from tfhedge.training.path_statistics import PathStatistics
 
 PROBLEM = th.HedgingProblem(
@@ -311,6 +311,26 @@ def test_batches_of_another_problem_are_refused_and_leave_no_trace(batch, compla
     hedger.fit(FEATURES, (RETURNS, PAYOFF), batch_size=8, verbose=0)
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_batches_with_fewer_payoffs_or_returns_than_paths_are_refused(part):
+    hedger, target = new_hedger(), [RETURNS, PAYOFF]
+    target[part] = target[part][:9]
+    for method in (hedger.train_on_batch, hedger.test_on_batch):
+        with pytest.raises(ValueError, match="one number of paths"):
+            method(FEATURES, target)
+
+    def batches():
+        yield FEATURES, tuple(target)
+
+    specs = tf.nest.map_structure(
+        lambda x: tf.TensorSpec([None, *x.shape[1:]]), (FEATURES, (RETURNS, PAYOFF))
+    )
+    batches = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    for method in (hedger.fit, hedger.evaluate):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one number of paths"):
+            method(batches, verbose=0)
+
+
 def test_features_of_another_problem_are_refused(trading_hedger):
     trading_hedger.predict(FEATURES, verbose=0)
     for method in (trading_hedger, trading_hedger.actions):
@@ -326,8 +346,45 @@ def test_a_policy_of_which_a_part_is_frozen_is_for_other_optimizers():
     hedger.compile("adam")
     with pytest.raises(ValueError, match=r"as a whole, for dh_kfac.* one with 2"):
         hedger.compile(th.DHKFAC())
+    late = new_hedger(th.DHKFAC())
+    late.policy.trainable = False
+    with pytest.raises(ValueError, match="as a whole, for dh_kfac"):
+        late.train_on_batch(FEATURES, (RETURNS, PAYOFF))
 
 
 def test_a_policy_is_no_problem():
+    policy = th.RecurrentPolicy(4, 1)
     with pytest.raises(ValueError, match="Expected `problem` to be a HedgingProblem"):
-        th.DeepHedger(th.RecurrentPolicy(4, 1), PROBLEM)
+        th.DeepHedger(policy, PROBLEM)
+    for other in ("recurrent", th.RecurrentPolicy, keras.layers.Dense(2), None):
+        with pytest.raises(ValueError, match="Expected `policy` to be a policy"):
+            th.DeepHedger(PROBLEM, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"loss": "mse"}, "Expected no `loss`"),
+        ({"metrics": ["mae"]}, "Expected no `metrics`"),
+        ({"weighted_metrics": ["mae"]}, "Expected no `weighted_metrics`"),
+        ({"loss_weights": [1.0]}, "Expected no `loss_weights`"),
+        ({"optimizer": None}, "Expected an optimizer"),
+        (
+            {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
+            "and none around it",
+        ),
+        ({"strategy": tf.distribute.get_strategy()}, "`strategy` to be a MirroredStrategy or"),
+        ({"strategy": "mirrored"}, "Received: 'mirrored'"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(options, complaint, trading_hedger):
+    optimizer = trading_hedger.optimizer
+    with pytest.raises(ValueError, match=complaint):
+        trading_hedger.compile(**options)
+    assert trading_hedger.optimizer is optimizer
+
+
+def test_shapes_are_known_before_there_are_numbers(trading_hedger):
+    assert trading_hedger.compute_output_shape((None, 8, 10)) == (None, 8, 3)
+    assert trading_hedger.policy.compute_output_shape((7, 8, 10), (8, 3)) == (7, 8, 3)
+    assert trading_hedger.actions(FEATURES.numpy().tolist()).shape == (16, 8, 3)

@@ -220,9 +220,46 @@ def test_own_paths_are_trained_on_as_those_that_are_simulated(tmp_path):
     new_hedger().fit(own, epochs=2, verbose=0)
 
 
+def test_a_hedger_is_loaded_as_it_was_compiled_and_frozen(tmp_path):
+    hedger = new_hedger(optimizer="adam")
+    hedger.trainable = False
+    hedger.compile("sgd", steps_per_execution=2, run_eagerly=True)
+    hedger.save(tmp_path / "hedger.keras")
+    loaded = keras.saving.load_model(tmp_path / "hedger.keras")
+    assert (loaded.steps_per_execution, loaded.run_eagerly) == (2, True)
+    assert not loaded.trainable_variables
+    with pytest.raises(TypeError, match="dtype"):  # the policy's is what counts
+        th.DeepHedger(FLOATING, th.RecurrentPolicy(4, 1), dtype="float64")
+
+
+@th.serializable
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A claim of one's own."""
+
+    num_steps: int = 3
+
+    def payoff(self, spot):
+        return spot[:, -1] - 1.0
+
+    def observables(self, spot):
+        return {}
+
+    def features_at(self, step, spot):
+        return tf.stack([tf.broadcast_to(tf.cast(step, spot.dtype), tf.shape(spot))], axis=-1)
+
+
+def test_a_claim_of_ones_own_is_saved_and_loaded(tmp_path):
+    problem = dataclasses.replace(FLOATING, claim=Forward())
+    th.DeepHedger(problem, th.RecurrentPolicy(4, 1)).save(tmp_path / "hedger.keras")
+    assert keras.saving.load_model(tmp_path / "hedger.keras").problem == problem
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"spot": np.full([3, 9], 100.0)}, "paths that start at the market's spot"),
+        ({"variance": np.full([3, 9], 625.0)}, "annual variances of at most"),
         ({"spot": np.ones([3, 8])}, r"shape \[num_paths, 9\]"),
         ({"variance": np.ones([2, 9])}, r"shape \[num_paths, 9\]"),
         ({"spot": np.ones([0, 9]), "variance": np.ones([0, 9])}, r"shape \[num_paths, 9\]"),

@@ -81,3 +81,48 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
         tf.repeat(tf.constant([[2.0 * 100.0], [1.0]], tf.float64), NUM_QUADRATIC_PATHS, axis=1),
     )
     assert_allclose(history["overshoot"], [gram[0, 0] / estimated], rtol=1e-6)
+
+
+def test_fewer_paths_than_asked_for_are_averaged_as_what_they_are(case):
+    hedger, episodes, _ = case
+    few = tf.nest.map_structure(lambda x: x[:4], episodes)
+    variances = []
+    for num_gradients in (4, 32):
+        callback = PathStatistics(few, num_gradients)
+        callback.set_model(hedger)
+        logs = {}
+        callback.on_epoch_end(0, logs)
+        variances.append(logs["gradient_variance"])
+    assert_allclose(*variances, rtol=1e-12)
+
+
+def test_weights_that_are_frozen_do_not_count(case):
+    hedger, episodes, history = case
+    if isinstance(hedger.optimizer, th.DHKFAC):  # which does not train such a policy
+        return
+    inlet, *others = hedger.policy.cell.linear_layers
+    callback = PathStatistics(episodes, NUM_GRADIENTS)
+    callback.set_model(hedger)
+    parts = []
+    for frozen in ([inlet], others):
+        for layer in frozen:
+            layer.trainable = False
+        callback.on_epoch_end(0, logs := {})
+        parts.append(logs["gradient_variance"])
+        callback = PathStatistics(episodes, NUM_GRADIENTS)
+        callback.set_model(hedger)
+        for layer in frozen:
+            layer.trainable = True
+    assert_allclose(sum(parts), history["gradient_variance"][-1], rtol=1e-10)
+
+
+def test_a_variance_is_of_two_paths_or_more():
+    episodes = PROBLEM.episodes(4, seed=1)
+    with pytest.raises(ValueError, match="two paths or more"):
+        PathStatistics(episodes, num_gradients=1)
+    with pytest.raises(ValueError, match="Received: num_gradients=32 and 1 paths"):
+        PathStatistics(PROBLEM.episodes(1, seed=1))
+    for name in ("num_gradients", "num_quadratic_paths"):
+        for value in (0, -1, 2.5):
+            with pytest.raises(ValueError, match=f"Expected `{name}` to be a positive integer"):
+                PathStatistics(episodes, **{name: value})

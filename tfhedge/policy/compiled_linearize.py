@@ -17,7 +17,7 @@ from tfhedge.policy.folded import (
 
 def pseudo_gradients(policy, features, availability, cotangent):
     """As `tfhedge.policy.linearize.pseudo_gradients`."""
-    weights = [variable.value for variable in policy.trainable_variables]
+    weights = [variable.value for variable in policy.weights]
     folded = fold(weights)
     shared = (
         policy.cell.observes,

@@ -60,6 +60,10 @@ class Policy(keras.layers.Layer):
         """All actions of each path."""
         return self.rnn(self.cell_inputs(features, availability))
 
+    def compute_output_shape(self, features_shape, availability_shape):
+        """That of the actions."""
+        return (*features_shape[:2], availability_shape[-1])
+
     @functools.cached_property
     def compiled(self):
         """The same by another route, faster on a CPU: a `CompiledRollout`."""

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from types import NoneType
 
 import keras
 import tensorflow as tf
@@ -12,45 +13,16 @@ from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
 from tfhedge.hedging.controls import Controls
 from tfhedge.hedging.problem import HedgingProblem
+from tfhedge.policy.rollout import Policy
 from tfhedge.training.gauss_newton import GaussNewton
+from tfhedge.training.metric import HedgeMetric
 
 logger = logging.getLogger(__name__)
 
+# What is tested; others may have to be asked differently for their replicas.
+STRATEGIES = tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy
 
-class HedgeMetric(keras.metrics.Metric):
-    """Loss, standard deviation of the P&L and mean cost, over all paths seen.
-
-    Sums are kept in float64, and the variance is that of all paths together, not a mean of the
-    variances of batches.
-
-    Args:
-        objective: The objective that the loss is computed by.
-    """
-
-    def __init__(self, objective, name="hedge"):
-        super().__init__(name=name)
-        self.objective = objective
-        terms = self._terms(*tf.zeros([2, 1], tf.float64))
-        self.sums = self.add_weight(
-            shape=(len(terms),), initializer="zeros", dtype="float64", name="sums"
-        )
-
-    def _terms(self, pnl, cost):
-        """What is summed over paths: one, P&L, its square, costs, and the objective's moments."""
-        moments = self.objective.moments(pnl, cost)
-        return [tf.ones_like(pnl), pnl, pnl**2, cost, *moments]
-
-    def update_state(self, pnl, cost):
-        """Adds paths with P&L before costs and costs, each `[num_paths]`."""
-        terms = self._terms(tf.cast(pnl, tf.float64), tf.cast(cost, tf.float64))
-        self.sums.assign_add(tf.reduce_sum(terms, axis=1))
-
-    def result(self):
-        """`{"loss", "pnl_std", "cost"}` of the paths seen so far."""
-        num_paths, *sums = tf.unstack(self.sums.value)
-        mean, square, cost, *moments = (tf.math.divide_no_nan(x, num_paths) for x in sums)
-        loss = self.objective.loss_of_moments(*moments)
-        return {"loss": loss, "pnl_std": tf.sqrt(tf.nn.relu(square - mean**2)), "cost": cost}
+ONE_NUMBER_OF_PATHS = "Expected features, returns and payoff of one number of paths"
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -67,6 +39,11 @@ class DeepHedger(keras.Model):
         policy: The policy, `RecurrentPolicy` or `DensePolicy`.
         controls: What the policy decides on: `"positions"` in the instruments that can be held, and
             trades in others; or `"trades"` in all of them, as in the paper.
+        name: Name of the model.
+        trainable: Whether `fit` changes the policy.
+
+    Raises:
+        ValueError: If something is in another's place, or the policy was built for another problem.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`, as `problem.features` makes them.
@@ -89,14 +66,18 @@ class DeepHedger(keras.Model):
     ['cost', 'loss', 'pnl_std', 'rejected_steps']
     """
 
-    def __init__(self, problem, policy, controls="positions", **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, problem, policy, controls="positions", name=None, trainable=True):
+        super().__init__(name=name, trainable=trainable)
         if not isinstance(problem, HedgingProblem):
             raise ValueError(f"Expected `problem` to be a HedgingProblem. Received: {problem}")
+        if not isinstance(policy, Policy):
+            raise ValueError(
+                f"Expected `policy` to be a policy such as RecurrentPolicy(). Received: {policy!r}"
+            )
         self.problem = problem
         self.policy = policy
         self.controls = Controls.of(problem, controls)
-        self._kind_of_controls = controls
+        self.kind_of_controls = controls
         self.hedge_metric = HedgeMetric(problem.objective)
         self._compiles_policy, self._strategy = False, None
         self.build((None, problem.num_steps, problem.num_features))
@@ -124,20 +105,32 @@ class DeepHedger(keras.Model):
         Args:
             optimizer: A `DHKFAC`, or any other Keras optimizer.
             jit_compile: Whether XLA compiles the whole step; Keras' loop over time loses by it.
-            strategy: A `tf.distribute.Strategy` whose replicas share each batch. The model is made
-                outside of its scope: each process has its own, does with it what the others do, and
-                is given the whole batch.
-            **kwargs: As for any Keras model.
+            strategy: A `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy` whose
+                replicas share each batch; it is not saved. The model is made outside of its scope:
+                each process has its own, does with it what the others do, and is given the whole
+                batch.
+            **kwargs: As for any Keras model, but for losses and metrics.
 
         Raises:
-            ValueError: If a `DHKFAC` is to train a policy of which a part is frozen.
+            ValueError: If there is no optimizer, or one in another that scales the loss; if a
+                `DHKFAC` is to train a policy of which a part is frozen; if the strategy is another
+                one; or if a loss or metrics are given, which the problem's objective stands for.
         """
-        frozen = len(self.policy.weights) - len(self.policy.trainable_weights)
-        if isinstance(optimizer, KroneckerOptimizer) and frozen:
+        for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(argument) is not None:
+                raise ValueError(
+                    f"Expected no `{argument}`: the loss is the problem's objective. "
+                    f"Received: {argument}={kwargs[argument]!r}"
+                )
+        if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
-                f"Expected a policy that is trainable as a whole, for {optimizer.name}. "
-                f"Received: one with {frozen} weights that are not"
+                "Expected an optimizer, and none around it: losses of float16 are scaled anyway. "
+                f"Received: optimizer={optimizer}"
             )
+        if not isinstance(strategy, (*STRATEGIES, NoneType)):
+            names = " or a ".join(strategy.__name__ for strategy in STRATEGIES)
+            raise ValueError(f"Expected `strategy` to be a {names}. Received: {strategy!r}")
+        self._check_trainable(optimizer)
         # Keras would wrap the optimizer to scale the loss of float16; `train_step` does it.
         super().compile(
             optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs
@@ -152,6 +145,15 @@ class DeepHedger(keras.Model):
         # State that is made while `train_step` is traced would have it traced twice.
         self.optimizer.build(self.trainable_variables)
 
+    def _check_trainable(self, optimizer):
+        """Refuses to train a policy of which a part is frozen by a `DHKFAC`."""
+        frozen = len(self.policy.weights) - len(self.trainable_weights)
+        if isinstance(optimizer, KroneckerOptimizer) and frozen:
+            raise ValueError(
+                f"Expected a policy that is trainable as a whole, for {optimizer.name}. "
+                f"Received: one with {frozen} weights that are not"
+            )
+
     def _obstacle(self):
         """Why the policy cannot go by the compiled route, or None."""
         if self.jit_compile:
@@ -160,23 +162,16 @@ class DeepHedger(keras.Model):
             return "several replicas share this process"
         return self.policy.compiled.obstacle()
 
-    def get_compile_config(self):
-        """The arguments of `compile` that make it again."""
-        return {
-            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
-            "jit_compile": self.jit_compile,
-        }
-
     def compile_from_config(self, config):
         """Compiles as `get_compile_config` says."""
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
-        self.compile(optimizer=optimizer, jit_compile=config["jit_compile"])
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
     def get_config(self):
         """The arguments that make this model again."""
         parts = {"problem": self.problem, "policy": self.policy}
         encoded = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
-        return {"name": self.name, "controls": self._kind_of_controls, **encoded}
+        flags = {"name": self.name, "trainable": self.trainable}
+        return {**flags, "controls": self.kind_of_controls, **encoded}
 
     @classmethod
     def from_config(cls, config):
@@ -195,6 +190,10 @@ class DeepHedger(keras.Model):
         actions = self.policy(features, self.problem.availability)
         return self.controls.trades(tf.cast(actions, self.policy.variable_dtype))
 
+    def compute_output_shape(self, features_shape):
+        """That of the trades."""
+        return (*features_shape[:2], self.problem.num_instruments)
+
     def actions(self, features, differentiable=True):
         """All trades of each path, by the faster route where there is one.
 
@@ -205,9 +204,10 @@ class DeepHedger(keras.Model):
         Returns:
             Trades u, `[num_paths, num_steps, num_instruments]`.
         """
+        features = self._checked_features(features)
         if not self._compiles_policy:
             return self(features)
-        features = tf.cast(self._checked_features(features), self.policy.variable_dtype)
+        features = tf.cast(features, self.policy.variable_dtype)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
@@ -234,6 +234,7 @@ class DeepHedger(keras.Model):
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
+            self._check_trainable(self.optimizer)  # it may have been frozen since `compile`
             curvature = self.curvature(features, returns, pnl, cost, loss, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
@@ -338,6 +339,7 @@ class DeepHedger(keras.Model):
         return CurvatureReport.of(optimizer)
 
     def _checked_features(self, features):
+        features = tf.convert_to_tensor(features)
         sizes = self.problem.num_steps, self.problem.num_features
         checks.shape("features", features, ["num_paths", *sizes])
         return tf.ensure_shape(features, [None, *sizes])  # Keras may have traced with other sizes
@@ -360,4 +362,11 @@ class DeepHedger(keras.Model):
         sizes = self.problem.num_steps, self.problem.num_instruments
         checks.shape("returns", returns, ["num_paths", *sizes])
         checks.shape("payoff", payoff, ["num_paths"])
-        return [tf.cast(x, self.policy.variable_dtype) for x in (features, returns, payoff)]
+        batch = features, returns, payoff
+        known = [x.shape[0] for x in batch]
+        if len(set(known) - {None}) > 1:
+            raise ValueError(f"{ONE_NUMBER_OF_PATHS}. Received: {known}")
+        first, *others = (tf.shape(x)[0] for x in batch)
+        equal = [tf.debugging.assert_equal(first, n, ONE_NUMBER_OF_PATHS) for n in others]
+        with tf.control_dependencies(equal):
+            return [tf.cast(tf.identity(x), self.policy.variable_dtype) for x in batch]

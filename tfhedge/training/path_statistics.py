@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from tfhedge import checks
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
 from tfhedge.training.gauss_newton import linearization
 
@@ -28,15 +29,27 @@ class PathStatistics(keras.callbacks.Callback):
 
     Args:
         episodes: What `HedgingProblem.episodes` returns.
-        num_gradients: Number of paths whose single gradients are taken.
-        num_quadratic_paths: Number of paths on which v' B v is evaluated.
+        num_gradients: Number of paths whose single gradients are taken, at least two, or all of
+            them if there are fewer.
+        num_quadratic_paths: Number of paths on which v' B v is evaluated, likewise.
+
+    Raises:
+        ValueError: If a number is out of its range, or there are fewer than two paths.
     """
 
     def __init__(self, episodes, num_gradients=32, num_quadratic_paths=256):
         super().__init__()
         self.episodes = episodes
-        self.num_gradients = num_gradients
-        self.num_quadratic_paths = num_quadratic_paths
+        num_gradients = checks.positive_integer("num_gradients", num_gradients)
+        self.num_gradients = min(num_gradients, len(episodes[0]))
+        if self.num_gradients < 2:
+            raise ValueError(
+                "Expected two paths or more, for a variance. "
+                f"Received: num_gradients={num_gradients} and {len(episodes[0])} paths"
+            )
+        self.num_quadratic_paths = checks.positive_integer(
+            "num_quadratic_paths", num_quadratic_paths
+        )
 
     @functools.cached_property
     def _compiled(self):
@@ -79,6 +92,7 @@ class PathStatistics(keras.callbacks.Callback):
         gradients = [
             gradient
             for layer, (a, g) in zip(layers, pairs, strict=True)
+            if layer.trainable
             for gradient in _single_gradients(layer, a, g)
         ]
         squares = [tf.reduce_sum((x - tf.reduce_mean(x, axis=0)) ** 2) for x in gradients]
