@@ -110,3 +110,18 @@ def test_hedges_that_are_none_or_trade_in_something_else():
     message = r"`actions of x` to be of shape \[10, 6, 2\]. .* \(10, 6, 5\)"
     with pytest.raises(ValueError, match=message):
         run_hedges({"x": (PROBLEM, trades_of_other)}, num_paths=10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "complaint"),
+    [
+        ({}, "P&L and costs of the same paths"),
+        ({"one": np.zeros([2, 3]), "other": np.zeros([2, 4])}, r"\(2, 3\).*\(2, 4\)"),
+        ({"one": np.zeros(3)}, r"\[2, num_paths\]"),
+        ({"one": np.zeros([2, 0])}, r"\(2, 0\)"),
+        ({"one": np.zeros([2, 3]), "other": np.full([2, 3], np.nan)}, "outcomes of other"),
+    ],
+)
+def test_outcomes_that_cannot_be_compared_are_refused(outcomes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        compare_hedges(outcomes, PROBLEM.objective)

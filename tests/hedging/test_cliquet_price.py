@@ -179,6 +179,17 @@ def test_observations_that_cannot_be_are_refused(name, value):
         price(PAPER, 0, *observed.values())
 
 
+@pytest.mark.parametrize("step", [0, 239])
+def test_observations_of_other_numbers_of_states_are_refused(step):
+    observed = {"spot": [1.0], "variance": [0.06], "spot_at_last_reset": [1.0], "accrued": [0.0]}
+    for name in NAMES[1:]:
+        for value in (0.0625, [0.06, 0.06]):
+            with pytest.raises(ValueError, match=rf"`{name}` to be of shape \[1\]"):
+                PAPER(step, **observed | {name: np.zeros_like(value) + observed[name][0]})
+    with pytest.raises(ValueError, match=r"`spot` to be of shape \[n\]"):
+        PAPER(step, **observed | {"spot": 1.0})
+
+
 def test_paths_of_float32_can_be_priced():
     observed = 1.0, 0.0625, 1.0, 0.0
     tensors = [tf.constant([x]) for x in observed]

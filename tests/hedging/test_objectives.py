@@ -218,6 +218,12 @@ def test_pseudo_gradients_depend_on_the_seed_alone(case):
         assert not np.any(x == y)
 
 
+def test_costs_of_other_paths_are_refused():
+    pnl, cost = np.zeros([3, 1]), np.zeros(3)
+    with pytest.raises(ValueError, match=r"`cost` to be of shape \[3, 1\]. Received shape: \(3,\)"):
+        EntropicRisk(10.0).loss(pnl, cost)
+
+
 @pytest.mark.parametrize(("objective", "name", "value"), BAD)
 def test_bad_arguments_are_refused(objective, name, value):
     with pytest.raises(ValueError, match=f"Expected `{name}` to be a positive .*{name}={value!r}"):

@@ -218,6 +218,26 @@ def test_paths_of_another_length_or_with_impossible_prices_are_refused():
         SMALL.episodes_along(spot[:, :-1], variance[:, :-1])
     with pytest.raises(ValueError, match="Expected `spot` to be positive numbers"):
         SMALL.episodes_along(-spot, variance)
+    with pytest.raises(ValueError, match=r"at the market's spot, 1.0. Received one .* 100"):
+        SMALL.episodes_along(np.concatenate([spot, 100.0 * spot]), np.tile(variance, [2, 1]))
+    with pytest.raises(ValueError, match=r"annual variances of at most 2.59 in this market"):
+        SMALL.dataset_along(spot, 1e4 * variance, batch_size=2)
+
+
+def test_parts_of_other_shapes_are_refused():
+    features, (returns, payoff) = SMALL.episodes(4, seed=1)
+    for wrong in ((returns, returns, payoff[:, None]), (returns, returns, payoff[:1])):
+        with pytest.raises(ValueError, match=r"Expected `payoff` to be of shape \[4\]"):
+            SMALL.pnl(*wrong)
+    with pytest.raises(ValueError, match=r"Expected `returns` to be of shape \[4, "):
+        SMALL.pnl(returns, returns[:3], payoff)
+    with pytest.raises(ValueError, match=r"Expected `actions` to be of shape \[num_paths, "):
+        SMALL.cost(returns[0])
+    spot, variance = SMALL.simulate(4, seed=1)
+    assert_array_equal(SMALL.features(spot.numpy().tolist(), variance.numpy()), features)
+    for wrong in (spot[:, :3], tf.concat([spot, spot], axis=1), spot[0], spot[:1]):
+        with pytest.raises(ValueError, match=r"Expected `.*` to be of shape"):
+            SMALL.features(wrong, variance)
 
 
 @pytest.mark.parametrize("seed", [None, "x", 1.5, np.array([1, 2])])
@@ -233,3 +253,11 @@ def test_parts_in_the_place_of_others_are_refused():
         swapped[first], swapped[second] = parts[second], parts[first]
         with pytest.raises(ValueError, match="Expected `"):
             HedgingProblem(*swapped)
+    for i, other in ((0, Heston), (1, Cliquet), (1, PayoffAlone()), (3, MeanVariance)):
+        with pytest.raises(ValueError, match="Expected `"):
+            HedgingProblem(*parts[:i], other, *parts[i + 1 :])
+
+
+class PayoffAlone:
+    def payoff(self, spot):
+        return spot[:, -1]

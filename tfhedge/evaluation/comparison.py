@@ -95,7 +95,8 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
         A `Row` by name.
 
     Raises:
-        ValueError: If `num_resamples` is not a positive integer.
+        ValueError: If `num_resamples` is not a positive integer, or there are no outcomes, or not
+            of the same number of paths, or numbers that are not finite.
 
     Reference: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 
@@ -108,6 +109,14 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
     0.0200 in [0.0194, 0.0206]
     """
     checks.positive_integer("num_resamples", num_resamples)
+    shapes = {np.shape(outcome) for outcome in outcomes.values()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != 2 or not shape[1]:
+        raise ValueError(
+            "Expected for each hedge P&L and costs of the same paths, [2, num_paths]. Received "
+            f"shapes: { {name: np.shape(outcome) for name, outcome in outcomes.items()} }"
+        )
+    for name, outcome in outcomes.items():
+        checks.elements(f"outcomes of {name}", outcome, np.isfinite, "finite numbers")
     pnl, cost = np.stack(list(outcomes.values()), axis=1)
     centred = pnl - pnl.mean(axis=1, keepdims=True)
     powers = np.concatenate([centred, centred**2, centred**3, cost, *objective.moments(pnl, cost)])

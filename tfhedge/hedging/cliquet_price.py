@@ -110,7 +110,8 @@ class CliquetPricer:
             float64 tensor `[n]`. It takes about 4 MB for each of its elements.
 
         Raises:
-            ValueError: If the step is out of its range, or, outside of a graph, an observation is.
+            ValueError: If the shapes are others, the step is out of its range, or, outside of a
+                graph, an observation is.
         """
         checks.integer("step", step, 0, self.claim.num_steps - 1)
         periods_gone, steps_gone = divmod(step, self.claim.period)
@@ -125,6 +126,10 @@ class CliquetPricer:
         whole_periods = self.claim.num_periods - 1 - periods_gone
         steps_left = self.claim.period - steps_gone
         spot, variance, reset, accrued = map(float64, (spot, variance, spot_at_last_reset, accrued))
+        checks.shape("spot", spot, ["n"])
+        others = {"variance": variance, "spot_at_last_reset": reset, "accrued": accrued}
+        for name, x in others.items():
+            checks.shape(name, x, [spot.shape[0] or "n"])
         moneyness = spot / reset
         if whole_periods == 0:
             return self._last_period(steps_left, moneyness, variance, accrued)

@@ -24,7 +24,7 @@ class HedgingProblem:
     earns or pays it.
 
     Args:
-        market: The market model, such as `Heston`.
+        market: The market model, a `Heston`.
         claim: The liability, such as `Cliquet`; it sets the number of steps T.
         instruments: What can be traded, a `FloatingGrid` or a `FixedGrid`.
         objective: How a P&L and its costs are judged, an `Objective` such as `MeanVariance`.
@@ -48,15 +48,18 @@ class HedgingProblem:
 
     def __post_init__(self):
         checks.keep(self, checks.positive, "dt")
-        for name, member in (
-            ("market", "largest_variance"),
-            ("claim", "payoff"),
-            ("instruments", "premiums"),
-            ("objective", "path_curvature"),
+        if not isinstance(self.market, Heston):
+            raise ValueError(f"Expected `market` to be a Heston. Received: {self.market!r}")
+        for name, members in (
+            ("claim", ("num_steps", "payoff", "observables", "features_at")),
+            ("instruments", ("premiums", "returns", "availability", "costs", "held")),
+            ("objective", ("loss", "moments", "loss_of_moments", "path_curvature")),
         ):
             part = getattr(self, name)
-            if not hasattr(part, member):
-                raise ValueError(f"Expected `{name}` to have `{member}`. Received: {part}")
+            missing = [member for member in members if not hasattr(part, member)]
+            if missing or isinstance(part, type):
+                what = f"an object with {', '.join(members)}"
+                raise ValueError(f"Expected `{name}` to be {what}. Received: {part!r}")
 
     @classmethod
     def from_paper(cls):
@@ -135,7 +138,14 @@ class HedgingProblem:
 
         Returns:
             Features, `[num_paths, num_steps, num_features]`.
+
+        Raises:
+            ValueError: If the shapes are others.
         """
+        spot, variance = map(tf.convert_to_tensor, (spot, variance))
+        columns = self.num_steps + (spot.shape[-1:] == [self.num_steps + 1])
+        checks.shape("spot", spot, ["num_paths", columns])
+        checks.shape("variance", variance, [spot.shape[0] or "num_paths", columns])
         return self._along(self.features_at, spot, variance)
 
     def features_at(self, step, spot, variance, **observables):
@@ -197,8 +207,20 @@ class HedgingProblem:
         return self._episodes_along(spot, variance)
 
     def _checked_paths(self, spot, variance):
-        paths = checks.paths(spot, variance, self.num_steps + 1)
-        return tuple(np.float32(x) for x in paths)
+        spot, variance = checks.paths(spot, variance, self.num_steps + 1)
+        here, there = self.market.spot, spot[:, 0]
+        if np.any(elsewhere := abs(there - here) > 1e-6 * here):
+            raise ValueError(
+                f"Expected paths that start at the market's spot, {here}. "
+                f"Received one that starts at {there[elsewhere][0]:g}"
+            )
+        # Those of the market do not come to it; in percent they are beyond it.
+        if np.max(variance) > (most := 2.0 * self.market.largest_variance):
+            raise ValueError(
+                f"Expected annual variances of at most {most:.4g} in this market. "
+                f"Received: {np.max(variance):g}"
+            )
+        return np.float32(spot), np.float32(variance)
 
     @tf.autograph.experimental.do_not_convert  # likewise
     def _episodes_along(self, spot, variance):
@@ -250,16 +272,35 @@ class HedgingProblem:
 
         Raises:
             ValueError: If there are no paths of that length, or numbers that are not finite, a spot
-                that is not positive or a variance that is negative.
+                that is not positive, a path that does not start at the market's spot, or a variance
+                that is negative or far above the market's `largest_variance`.
         """
         checks.positive_integer("batch_size", batch_size)
         paths = tf.data.Dataset.from_tensor_slices(self._checked_paths(spot, variance))
         return paths.batch(batch_size).map(self._episodes_along).prefetch(1)
 
     def pnl(self, actions, returns, payoff):
-        """Terminal P&L before costs, Gamma_T(u) - psi, `[num_paths]`."""
+        """Terminal P&L before costs, Gamma_T(u) - psi, `[num_paths]`.
+
+        Args:
+            actions: Trades u, `[num_paths, num_steps, num_instruments]`.
+            returns: As `episodes` gives them, of the same shape.
+            payoff: Likewise, `[num_paths]`.
+
+        Raises:
+            ValueError: If the shapes are others.
+        """
+        num_paths = self._checked_actions(actions)
+        checks.shape("returns", returns, [num_paths, self.num_steps, self.num_instruments])
+        checks.shape("payoff", payoff, [num_paths])
         return tf.einsum("nti,nti->n", actions, returns) - payoff
 
     def cost(self, actions):
-        """Transaction costs C_T(u), `[num_paths]`."""
+        """Transaction costs C_T(u), `[num_paths]`; the argument is that of `pnl`."""
+        self._checked_actions(actions)
         return tf.einsum("nti,ti->n", tf.abs(actions), tf.cast(self.costs, actions.dtype))
+
+    def _checked_actions(self, actions):
+        """The number of paths of the actions, or a name for it, if these have the right shape."""
+        checks.shape("actions", actions, ["num_paths", self.num_steps, self.num_instruments])
+        return actions.shape[0] or "num_paths"
