@@ -409,12 +409,14 @@ def test_a_run_goes_on_from_its_saved_state():
     [
         *[
             (name, value, r"a number in \[0.0, 1.0\]")
-            for name in "momentum factor_decay diagonal_decay trust_region_decay".split()
+            for name in (
+                "learning_rate momentum factor_decay diagonal_decay trust_region_decay"
+            ).split()
             for value in (-0.1, 1.1, float("nan"), "0.5", None)
         ],
         *[
             (name, value, r"a number in \(0.0, 1.0\]")
-            for name in ("learning_rate", "learning_rate_decay", "shrinkage")
+            for name in ("learning_rate_decay", "shrinkage")
             for value in (-0.5, 0.0, 1.5)
         ],
         *[
@@ -436,6 +438,28 @@ def test_bad_arguments_are_refused(name, value, expectation):
     message = f"Expected `{name}` to be {expectation}.* Received: {name}={value!r}"
     with pytest.raises(ValueError, match=message):
         DHKFAC(**{name: value})
+
+
+@pytest.mark.parametrize("make", [DHKFAC, DHKFAC.paper])
+def test_a_learning_rate_can_be_set_to_what_an_optimizer_can_be_made_with(make):
+    optimizer = make()
+    for value in (0.5, np.float32(0.25), 0.0):  # zero may be the last of a schedule
+        optimizer.learning_rate = value
+        assert float(optimizer.learning_rate) == value
+        assert float(type(optimizer).from_config(optimizer.get_config()).learning_rate) == value
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="Expected `learning_rate` to be a"):
+            optimizer.learning_rate = value
+    assert float(optimizer.learning_rate) == 0.0
+
+
+def test_a_schedule_that_is_set_takes_the_place_of_the_decay():
+    optimizer = DHKFAC(learning_rate_decay=0.5)
+    optimizer.build(new_variables())
+    optimizer.iterations.assign(3)
+    assert_allclose(optimizer.share_now(), 0.125, rtol=1e-6)
+    optimizer.learning_rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.5, 0.1])
+    assert_allclose(optimizer.share_now(), 0.5, rtol=1e-6)
 
 
 def test_whole_numbers_are_numbers():

@@ -8,6 +8,8 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, second_moment, shrink
@@ -118,6 +120,25 @@ def test_bases_are_eigenvectors_of_the_factors(use_bias):
         rotated = vectors.T @ factor @ vectors
         values = np.linalg.eigvalsh(factor)
         assert_allclose(rotated, np.diag(values), rtol=0, atol=1e-12 * values.max())
+
+
+@given(
+    size=st.integers(1, 40),
+    ends=st.tuples(st.floats(-44.0, 38.0), st.floats(-44.0, 38.0)),
+    rank=st.integers(0, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_factors_that_are_finite_in_float32_have_eigenvectors(size, ends, rank, seed):
+    """Whatever their scale or rank, so that only numbers that are not finite fail."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=[size, rank]) * 10.0 ** (0.5 * rng.uniform(*sorted(ends), [size, 1]))
+    factor = np.float64(np.float32(np.clip(root @ root.T, -3e38, 3e38)))
+    block = KroneckerBlock((size, size), False, add_variable)
+    for part in (block.input_factor, block.output_factor):
+        part.assign(factor)
+    assert block.update_eigenbasis()
+    vectors = block.input_basis.numpy()
+    assert_allclose(vectors.T @ vectors, np.eye(size), rtol=0, atol=1e-12)
 
 
 def test_a_basis_that_is_not_finite_is_not_taken(monkeypatch):

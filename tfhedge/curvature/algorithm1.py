@@ -33,8 +33,11 @@ class Algorithm1(KroneckerOptimizer):
     D is left as it is when the eigenbasis changes.
 
     The paper's numbers are the defaults; eta^max, which it does not print, is what the search of
-    `tfhedge experiment optimizers` chose. In its three runs of a thousand steps the loss falls for
-    seven hundred or more, each of length eta^max, and then diverges.
+    `tfhedge experiment optimizers` chose. In its three runs the loss falls for about seven hundred
+    steps, each of length eta^max, and then diverges.
+
+    Line 9 is drawn without the Cholesky factor L: `Objective.pseudo_gradient` has the covariance of
+    LZ, at a fraction of its cost.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge.curvature.algorithm1 import Algorithm1
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, inner, share
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, fraction, inner
 
 # By what the part of all layers in the damping of each falls in a step.
 _FADING = 0.9
@@ -63,7 +63,7 @@ class DHKFAC(KroneckerOptimizer):
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
     Args:
-        learning_rate: Initial share of the minimizing alpha that is taken, in (0, 1]; or a Keras
+        learning_rate: Initial share of the minimizing alpha that is taken, in [0, 1]; or a Keras
             schedule of it, in place of the decay.
         learning_rate_decay: Its decay in a step.
         momentum: Coefficient mu of the previous update, unless that goes uphill.
@@ -95,7 +95,7 @@ class DHKFAC(KroneckerOptimizer):
     Reference: Mueller et al., Fast Deep Hedging with Second-Order Optimization, Algorithm 1.
     """
 
-    _check_learning_rate = staticmethod(share)
+    _check_learning_rate = staticmethod(fraction)
 
     def __init__(
         self,
@@ -132,7 +132,6 @@ class DHKFAC(KroneckerOptimizer):
             num_quadratic_paths=num_quadratic_paths,
             seed=seed,
         )
-        self._has_schedule = isinstance(learning_rate, Schedule)
 
     @classmethod
     def paper(cls, **arguments):

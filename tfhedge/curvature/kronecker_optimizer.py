@@ -11,8 +11,8 @@ from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, all_finit
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
-_fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
-share = functools.partial(_fraction, closed="right")
+fraction = functools.partial(checks.in_range, low=0.0, high=1.0)
+_share = functools.partial(fraction, closed="right")
 
 
 def _positive_or_schedule(name, value):
@@ -22,15 +22,15 @@ def _positive_or_schedule(name, value):
 
 
 _CHECKS = {
-    "learning_rate_decay": share,
-    "momentum": _fraction,
-    "shrinkage": share,
-    "factor_decay": _fraction,
-    "diagonal_decay": _fraction,
+    "learning_rate_decay": _share,
+    "momentum": fraction,
+    "shrinkage": _share,
+    "factor_decay": fraction,
+    "diagonal_decay": fraction,
     "factor_interval": checks.positive_integer,
     "eigenbasis_interval": checks.positive_integer,
     "trust_region": _positive_or_schedule,
-    "trust_region_decay": _fraction,
+    "trust_region_decay": fraction,
     "quadratic_cost_ratio": checks.positive,
     "num_curvature_paths": checks.positive_integer,
     "num_initial_paths": checks.positive_integer,
@@ -52,12 +52,13 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     A step is rejected if new curvature or the update is not finite. That reaches neither the
     weights nor the averages; `rejected_steps` counts one more, and the intensity of the shrinkage
     is multiplied by `damping`, which is raised tenfold, until the intensity is 1, and goes back to
-    1 over the steps that follow. The matrices whose eigenvectors are taken are finite, always; a
-    decomposition that fails all the same gives NaN where XLA compiles the step, which rejects it,
-    and elsewhere TensorFlow's `InvalidArgumentError`.
+    1 over the steps that follow. The matrices whose eigenvectors are taken are always finite, and
+    theirs are found, whatever the scale or the rank; a decomposition that fails all the same gives
+    NaN where XLA compiles the step, which rejects it, and elsewhere TensorFlow's
+    `InvalidArgumentError`. Where the gradient itself is no number, no damping leads away.
 
     Args:
-        learning_rate: A positive number, or a Keras schedule.
+        learning_rate: A number that is not negative, or a Keras schedule.
         name: Name of the optimizer.
         **settings: The arguments that the subclass adds.
 
@@ -65,15 +66,30 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         ValueError: If an argument is out of its range.
     """
 
-    _check_learning_rate = staticmethod(checks.positive)
+    _check_learning_rate = staticmethod(checks.non_negative)
 
     def __init__(self, learning_rate, name, **settings):
-        if not isinstance(learning_rate, Schedule):
+        has_schedule = isinstance(learning_rate, Schedule)
+        if not has_schedule:
             learning_rate = self._check_learning_rate("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
+        self._has_schedule = has_schedule
         self._setting_names = list(settings)
         for setting, value in settings.items():
             setattr(self, setting, _CHECKS[setting](setting, value))
+
+    @property
+    def learning_rate(self):
+        """The learning rate of the step to come; it can be set, in the range of the argument."""
+        return super().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        has_schedule = isinstance(value, Schedule)
+        if not has_schedule:
+            value = self._check_learning_rate("learning_rate", float(value))
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        self._has_schedule = has_schedule
 
     def build(self, variables):
         """Creates the curvature blocks, one for each layer among the variables' paths."""
