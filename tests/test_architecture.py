@@ -22,12 +22,8 @@ TABLE = {
     "tfhedge.numerics": [],
     "tfhedge.market": [],  # only its __init__: each module has a row
     "tfhedge.market.affine": ["tfhedge.numerics"],
-    "tfhedge.market.fourier": ["tfhedge.market.affine"],
-    "tfhedge.market.heston": [
-        "tfhedge.checks",
-        "tfhedge.market.fourier",
-        "tfhedge.serialization",
-    ],
+    "tfhedge.market.fourier": ["tfhedge.checks", "tfhedge.market.affine"],
+    "tfhedge.market.heston": ["tfhedge.market.fourier", "tfhedge.serialization"],
     "tfhedge.market.random_numbers": [],
     "tfhedge.market.spline": [],
     "tfhedge.market.integrated_variance": [],

@@ -207,6 +207,13 @@ def test_columns_of_different_shapes_are_refused(wrong):
         OptionChain.from_quotes(**dict.fromkeys(columns, 1.0))
 
 
+@pytest.mark.parametrize("is_call", [[1, -1], [0.6, 0], [True, 2], [math.inf, 1]])
+def test_an_option_is_a_call_or_a_put(is_call):
+    columns = {name: [1.0, 1.0] for name in ("maturity", "strike", "forward", "discount")}
+    with pytest.raises(ValueError, match="Expected `is_call` to be 1 or 0 in each row"):
+        OptionChain.from_quotes(is_call=is_call, bid=[0.1, 0.1], ask=[0.2, 0.2], **columns)
+
+
 def test_parquet_says_the_same(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")

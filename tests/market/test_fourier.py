@@ -344,6 +344,27 @@ def test_arguments_broadcast():
     assert heston_price(np.ones((0, 3)), 1.0, True, 1.0, *PAPER.values()).shape == (0, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("strike", -1.0),
+        ("maturity", -0.1),
+        ("spot", 0.0),
+        ("v0", -0.04),
+        ("kappa", 0.0),
+        ("theta", [0.04, np.nan]),
+        ("xi", -0.5),
+        ("rho", 1.5),
+        ("rate", np.inf),
+        ("dividend_yield", "1"),
+    ],
+)
+def test_arguments_out_of_their_range_are_refused(name, value):
+    arguments = {"strike": 1.0, "maturity": 1.0, "is_call": True, "spot": 1.0, **PAPER}
+    with pytest.raises(ValueError, match=f"Expected `{name}` to be "):
+        heston_price(**arguments | {name: value})
+
+
 def test_one_trace_serves_all_values():
     traces = []
 

@@ -140,8 +140,8 @@ class OptionChain:
             `OptionChain`, its quotes in the order of the rows.
 
         Raises:
-            ValueError: if the arrays' lengths differ, neither prices nor volatilities are
-                complete, or no row is sound.
+            ValueError: if the arrays' lengths differ, `is_call` is anything but 1, 0 or NaN,
+                neither prices nor volatilities are complete, or no row is sound.
 
         >>> chain = OptionChain.from_quotes(
         ...     maturity=[0.5, 0.5, 0.5], strike=[90.0, 100.0, 110.0], forward=[101.0] * 3,
@@ -167,6 +167,9 @@ class OptionChain:
             name: nothing if values is None else np.array(values, np.float64)
             for name, values in columns.items()
         }
+        kinds = table["is_call"]
+        if not np.all(np.isin(kinds, (0.0, 1.0)) | np.isnan(kinds)):
+            raise ValueError(f"Expected `is_call` to be 1 or 0 in each row. Received: {is_call}")
         has_prices = bid is not None and ask is not None and is_call is not None
         has_iv = bid_iv is not None and ask_iv is not None
         if has_iv and has_prices:  # the columns may be there, and empty

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfhedge import checks
 from tfhedge.market.affine import (
     affine_exponents,
     expected_integrated_variance,
@@ -81,6 +82,10 @@ def heston_price(
         float64 tensor of the broadcast shape, differentiable by every argument but `is_call`. Out
         of the money the relative error is about 1e-10.
 
+    Raises:
+        ValueError: if, outside of a graph, an argument is out of its range, or the shapes do not
+            broadcast.
+
     References:
         - Lewis, A simple option formula for general jump-diffusion processes (2001), theorem 3.2.
         - Lord and Kahl, Optimal Fourier inversion in semi-analytical option pricing (2007), for the
@@ -97,6 +102,18 @@ def heston_price(
     >>> print(f"{price.numpy():.12f}, vega {tape.gradient(price, v0).numpy():.6f}")
     0.021858347721, vega 0.171805
     """
+    if tf.executing_eagerly():
+        numbers = {
+            "strike": checks.positive_elements("strike", strike),
+            "maturity": checks.non_negative_elements("maturity", maturity),
+            "v0": checks.non_negative_elements("v0", v0),
+            "rho": checks.elements("rho", rho, lambda x: abs(x) < 1.0, "numbers in (-1, 1)"),
+        }
+        for name, value in {"spot": spot, "kappa": kappa, "theta": theta, "xi": xi}.items():
+            numbers[name] = checks.positive_elements(name, value)
+        for name, value in {"rate": rate, "dividend_yield": dividend_yield}.items():
+            numbers[name] = checks.elements(name, value, np.isfinite, "finite numbers")
+        checks.broadcast_with_booleans("is_call", is_call, numbers)
     numbers = (strike, maturity, spot, v0, kappa, theta, xi, rho, rate, dividend_yield)
     return _heston_price(tf.convert_to_tensor(is_call, tf.bool), *map(float64, numbers))
 

@@ -4,18 +4,8 @@ import dataclasses
 import functools
 
 import scipy.special
-import tensorflow as tf
 
-from tfhedge.checks import (
-    broadcast_with_booleans,
-    finite,
-    in_range,
-    keep,
-    non_negative,
-    non_negative_elements,
-    positive,
-    positive_elements,
-)
+from tfhedge.checks import finite, in_range, keep, non_negative, positive
 from tfhedge.market.fourier import heston_price
 from tfhedge.serialization import serializable
 
@@ -112,10 +102,4 @@ class Heston:
         >>> market.vanilla_price([80.0, 100.0], 1.0, [False, True]).numpy().round(9).tolist()
         [7.958878113, 16.070154917]
         """
-        if tf.executing_eagerly():
-            numbers = {
-                "strike": positive_elements("strike", strike),
-                "maturity": non_negative_elements("maturity", maturity),
-            }
-            broadcast_with_booleans("is_call", is_call, numbers)
         return heston_price(strike, maturity, is_call, **dataclasses.asdict(self))
