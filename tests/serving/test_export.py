@@ -205,6 +205,35 @@ def test_bad_versions_are_refused(hedger, version, tmp_path):
         th.export(hedger, tmp_path, version)
 
 
+class AsianCall:
+    """A claim as in notebook 5, but for what its dataclass says."""
+
+    num_steps = 4
+
+    def payoff(self, spot):
+        return tf.nn.relu(tf.reduce_mean(spot[:, 1:], axis=1) - 80.0)
+
+    def observables(self, spot):
+        return {"total": tf.cumsum(spot, axis=1) - spot[:, :1]}
+
+    def features_at(self, step, spot, total):
+        return tf.stack([total / 320.0], axis=-1)
+
+
+def test_a_claim_of_ones_own_is_exported(tmp_path):
+    problem = th.HedgingProblem(
+        market=th.Heston(spot=80.0, v0=0.0625, kappa=8.0, theta=0.0625, xi=1.0, rho=-0.7),
+        claim=AsianCall(),
+        instruments=th.FloatingGrid(maturities=(2,), strikes=(1.0,)),
+        objective=th.MeanVariance(risk_aversion=1000.0),
+    )
+    th.export(th.DeepHedger(problem, th.RecurrentPolicy(3, num_blocks=1)), tmp_path / "asian")
+    told = json.loads((tmp_path / "asian/1/hedge.json").read_text())
+    assert told["claim"] == {"type": "AsianCall"}
+    assert told["ranges"].keys() == {"spot", "variance", "total"}
+    assert "accrued" not in told["units"]
+
+
 def test_the_initial_states_are_zeros_for_a_number_or_a_vector_that_sums_up_to_it(base):
     initial_state = tf.saved_model.load(base / "1").signatures["initial_state"]
     for batch_size in (3, [3], [1, 1, 1]):

@@ -172,6 +172,19 @@ def test_there_is_no_version_zero():
         th.HedgeClient("localhost:1", "cliquet", version=0)
 
 
+def test_requests_that_make_no_sense_are_not_sent():
+    with pytest.raises(ValueError, match="Expected `timeout` to be a positive number"):
+        th.HedgeClient("localhost:1", "cliquet", timeout=-1.0)
+    client = th.HedgeClient("localhost:1", "cliquet")
+    for batch_size in (2.5, -1, True):
+        with pytest.raises(ValueError, match="Expected `batch_size` to be a positive integer"):
+            client.initial_state(batch_size)
+    with pytest.raises(ValueError, match=r"Expected `spot` to be of shape \[batch, num_steps\]"):
+        client.rollout(spot=np.ones(3), variance=np.ones(3))
+    with pytest.raises(ValueError, match=r"Expected `variance` to be of shape \[2, 3\]"):
+        client.rollout(spot=np.ones([2, 3]), variance=np.ones([1, 3]))
+
+
 @pytest.mark.parametrize("address", ["localhost:1", "http://localhost:1"])
 def test_a_server_that_is_not_there_is_said_to_be_away(address):
     with pytest.raises(RuntimeError, match=r"(?i)unavailable|refused"):

@@ -25,7 +25,7 @@ class HedgeClient:
         timeout: Seconds after which an answer has not come.
 
     Raises:
-        ValueError: If the version is not a positive integer.
+        ValueError: If the version is not a positive integer, or the time out not a positive number.
         RuntimeError: In each method, if the server cannot be reached or refuses the request.
 
     Example:
@@ -40,7 +40,7 @@ class HedgeClient:
     def __init__(self, address, model, version=None, timeout=10.0):
         self.model = model
         self.version = None if version is None else checks.positive_integer("version", version)
-        self.timeout = timeout
+        self.timeout = checks.positive("timeout", timeout)
         self._predict = self._by_rest if "://" in address else self._by_grpc
         if "://" in address:
             versions = f"/versions/{version}" if version else ""
@@ -57,7 +57,11 @@ class HedgeClient:
 
         Returns:
             Arrays `[batch_size, size]` by name.
+
+        Raises:
+            ValueError: If the number is not a positive integer.
         """
+        checks.positive_integer("batch_size", batch_size)
         # A server that batches needs an entry for each path.
         return self._predict("initial_state", {"batch_size": np.ones(batch_size, np.int32)})
 
@@ -92,9 +96,14 @@ class HedgeClient:
 
         Returns:
             `action`, `[batch, num_steps, num_instruments]`, and `valid`, `[batch, num_steps]`.
+
+        Raises:
+            ValueError: If the two are not of one shape of that kind.
         """
-        inputs = {"spot": spot, "variance": variance}
-        return self._predict("rollout", {name: np.float32(x) for name, x in inputs.items()})
+        inputs = {"spot": np.float32(spot), "variance": np.float32(variance)}
+        checks.shape("spot", inputs["spot"], ["batch", "num_steps"])
+        checks.shape("variance", inputs["variance"], inputs["spot"].shape)
+        return self._predict("rollout", inputs)
 
     def _by_grpc(self, signature, inputs):
         inputs = {name: tf.make_tensor_proto(x) for name, x in inputs.items()}

@@ -19,6 +19,8 @@ from tfhedge.serving.signatures import Signatures
 # What stands beside `saved_model.pb`: what the numbers mean, and a few paths with their trades.
 DESCRIPTION_FILE, GOLDEN_FILE = "hedge.json", "golden.npz"
 
+ACCRUED = "sum of the capped returns of the periods that have ended"
+
 
 def export(hedger, directory, version=None, training=None):
     """Writes `directory/<version>/`, a SavedModel for TensorFlow Serving, and checks it.
@@ -137,7 +139,7 @@ def describe(signatures, training):
             "t": "time steps since the sale of the claim",
             "spot": f"money; {problem.market.spot} at the sale",
             "variance": "annual",
-            "accrued": "sum of the capped returns of the periods that have ended",
+            **({"accrued": ACCRUED} if "accrued" in signatures.start else {}),
             "action": "units bought (sold, if negative) for each unit of notional that is sold, "
             "where one unit of the underlying and of what the options are on is worth 1 at the "
             "sale",
@@ -147,10 +149,15 @@ def describe(signatures, training):
         "ranges": signatures.ranges,
         "initial": signatures.start,
         "states": signatures.state_sizes,
-        "market": dataclasses.asdict(problem.market),
-        "claim": {"type": type(problem.claim).__name__, **dataclasses.asdict(problem.claim)},
-        "controls": signatures.hedger.get_config()["controls"],
-        "objective": dataclasses.asdict(problem.objective),
+        "market": settings(problem.market),
+        "claim": {"type": type(problem.claim).__name__, **settings(problem.claim)},
+        "controls": signatures.hedger.kind_of_controls,
+        "objective": settings(problem.objective),
         "training": training,
         "versions": {name: version_of(name) for name in ("tfhedge", "tensorflow", "keras")},
     }
+
+
+def settings(part):
+    """The fields of a part of the problem; of a class of one's own, none need be known."""
+    return dataclasses.asdict(part) if dataclasses.is_dataclass(part) else {}
