@@ -13,12 +13,14 @@ import contextlib
 import io
 import json
 import re
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import pytest
+import robustness
 
 from tfhedge.workflow.tables import comparison_table, hedges_table
 
@@ -140,6 +142,15 @@ def test_readme_shows_the_kept_experiment():
     row = outcome["comparison"]["dh-kfac"]
     for name in ("steps", "seconds"):
         assert f"**{row[f'{name}_ratio']:.1%}**".replace("%", " %") in readme
+
+
+def test_readme_shows_the_kept_robustness_and_no_run_of_it_is_at_fault():
+    runs = kept("robustness.json")["runs"]
+    assert robustness.table(runs) in README.read_text()
+    seeds = Counter(run["case"] for run in runs)
+    assert seeds == {case: 20 if case == robustness.PAPER else 3 for case in robustness.CASES}
+    for run in runs:
+        assert not list(robustness.faults(run["case"], run["val_loss"], run["stopped_by"]))
 
 
 @pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), CARD], ids=str)
