@@ -45,12 +45,17 @@ def some_directions(policy):
     return [*random, [tf.zeros_like(w) for w in weights]]
 
 
-def test_derivatives_equal_the_jacobian(policy, route):
-    directions = some_directions(policy)
+@pytest.fixture(scope="module")
+def jacobian(policy):
+    """That of the actions by each weight."""
     with tf.GradientTape(persistent=True) as tape:
         actions = policy(FEATURES, AVAILABLE)
     weights = [w.value for w in policy.trainable_variables]
-    jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
+    return tape.jacobian(actions, weights, experimental_use_pfor=False)
+
+
+def test_derivatives_equal_the_jacobian(policy, jacobian, route):
+    directions = some_directions(policy)
     changes = tf.function(route.action_derivatives, autograph=False)(
         policy, FEATURES, AVAILABLE, directions
     )
@@ -83,8 +88,9 @@ def test_inputs_times_pseudo_gradients_are_the_gradients_of_the_weights(policy, 
 
 def test_each_path_has_its_own_pseudo_gradients_in_a_batch_of_any_size(policy, route):
     specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in (FEATURES, COTANGENT)]
-    graph = tf.function(lambda x, y: route.pseudo_gradients(policy, x, AVAILABLE, y))
-    graph = graph.get_concrete_function(*specs)
+    graph = tf.function(
+        lambda x, y: route.pseudo_gradients(policy, x, AVAILABLE, y), autograph=False
+    ).get_concrete_function(*specs)
     together = tf.nest.flatten(
         tf.function(route.pseudo_gradients, autograph=False)(policy, FEATURES, AVAILABLE, COTANGENT)
     )
