@@ -112,9 +112,9 @@ class DeepHedger(keras.Model):
             **kwargs: As for any Keras model, but for losses and metrics.
 
         Raises:
-            ValueError: If there is no optimizer, or one in another that scales the loss; if a
-                `DHKFAC` is to train a policy of which a part is frozen; if the strategy is another
-                one; or if a loss or metrics are given, which the problem's objective stands for.
+            ValueError: If there is no optimizer, or a `DHKFAC` within another; if a `DHKFAC` is to
+                train a policy of which a part is frozen; if the strategy is another one; or if a
+                loss or metrics are given, which the problem's objective stands for.
         """
         for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(argument) is not None:
@@ -122,9 +122,10 @@ class DeepHedger(keras.Model):
                     f"Expected no `{argument}`: the loss is the problem's objective. "
                     f"Received: {argument}={kwargs[argument]!r}"
                 )
-        if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = getattr(optimizer, "inner_optimizer", None)  # of Keras' LossScaleOptimizer
+        if optimizer is None or isinstance(inner, KroneckerOptimizer):
             raise ValueError(
-                "Expected an optimizer, and none around it: losses of float16 are scaled anyway. "
+                "Expected an optimizer, and none around a `DHKFAC`, which needs no scaled loss. "
                 f"Received: optimizer={optimizer}"
             )
         if not isinstance(strategy, (*STRATEGIES, NoneType)):
