@@ -165,7 +165,8 @@ def shape(name, values, expected):
     Args:
         name: the argument's name, for the message.
         values: an array or a tensor, perhaps of a graph.
-        expected: the sizes; a string is the name of one that may be any.
+        expected: the sizes; a string is the name of one that may be any, as may one that is None,
+            as in the shape of a tensor of a graph.
 
     Raises:
         ValueError: that quotes both shapes.
@@ -176,7 +177,8 @@ def shape(name, values, expected):
     """
     sizes = tuple(values.shape)
     fits = len(sizes) == len(expected) and all(
-        isinstance(x, str) or size in (x, None) for size, x in zip(sizes, expected, strict=True)
+        isinstance(x, str) or None in (x, size) or x == size
+        for size, x in zip(sizes, expected, strict=True)
     )
     if not fits:
         expected = ", ".join(map(str, expected))

@@ -83,16 +83,18 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
     assert_allclose(history["overshoot"], [gram[0, 0] / estimated], rtol=1e-6)
 
 
+def gradient_variance(hedger, episodes, num_gradients):
+    """What is logged of the hedger as it is."""
+    callback = PathStatistics(episodes, num_gradients)
+    callback.set_model(hedger)
+    callback.on_epoch_end(0, logs := {})
+    return logs["gradient_variance"]
+
+
 def test_fewer_paths_than_asked_for_are_averaged_as_what_they_are(case):
     hedger, episodes, _ = case
     few = tf.nest.map_structure(lambda x: x[:4], episodes)
-    variances = []
-    for num_gradients in (4, 32):
-        callback = PathStatistics(few, num_gradients)
-        callback.set_model(hedger)
-        logs = {}
-        callback.on_epoch_end(0, logs)
-        variances.append(logs["gradient_variance"])
+    variances = [gradient_variance(hedger, few, num_gradients) for num_gradients in (4, 32)]
     assert_allclose(*variances, rtol=1e-12)
 
 
@@ -101,16 +103,11 @@ def test_weights_that_are_frozen_do_not_count(case):
     if isinstance(hedger.optimizer, th.DHKFAC):  # which does not train such a policy
         return
     inlet, *others = hedger.policy.cell.linear_layers
-    callback = PathStatistics(episodes, NUM_GRADIENTS)
-    callback.set_model(hedger)
     parts = []
     for frozen in ([inlet], others):
         for layer in frozen:
             layer.trainable = False
-        callback.on_epoch_end(0, logs := {})
-        parts.append(logs["gradient_variance"])
-        callback = PathStatistics(episodes, NUM_GRADIENTS)
-        callback.set_model(hedger)
+        parts.append(gradient_variance(hedger, episodes, NUM_GRADIENTS))
         for layer in frozen:
             layer.trainable = True
     assert_allclose(sum(parts), history["gradient_variance"][-1], rtol=1e-10)

@@ -109,18 +109,19 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
     0.0200 in [0.0194, 0.0206]
     """
     checks.positive_integer("num_resamples", num_resamples)
-    shapes = {np.shape(outcome) for outcome in outcomes.values()}
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != 2 or not shape[1]:
+    shapes = {name: np.shape(outcome) for name, outcome in outcomes.items()}
+    num_paths = max((shape[-1] for shape in shapes.values() if shape), default=0)
+    if not num_paths or set(shapes.values()) != {(2, num_paths)}:
         raise ValueError(
-            "Expected for each hedge P&L and costs of the same paths, [2, num_paths]. Received "
-            f"shapes: { {name: np.shape(outcome) for name, outcome in outcomes.items()} }"
+            "Expected for each hedge P&L and costs of the same paths, [2, num_paths]. "
+            f"Received shapes: {shapes}"
         )
     for name, outcome in outcomes.items():
         checks.elements(f"outcomes of {name}", outcome, np.isfinite, "finite numbers")
     pnl, cost = np.stack(list(outcomes.values()), axis=1)
     centred = pnl - pnl.mean(axis=1, keepdims=True)
     powers = np.concatenate([centred, centred**2, centred**3, cost, *objective.moments(pnl, cost)])
-    num_paths, rng = pnl.shape[1], np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     draws = (rng.integers(num_paths, size=num_paths) for _ in range(num_resamples))
     counts = (np.bincount(draw, minlength=num_paths) for draw in draws)
     resampled = np.stack([powers @ count for count in counts]) / num_paths

@@ -129,7 +129,7 @@ class CliquetPricer:
         checks.shape("spot", spot, ["n"])
         others = {"variance": variance, "spot_at_last_reset": reset, "accrued": accrued}
         for name, x in others.items():
-            checks.shape(name, x, [spot.shape[0] or "n"])
+            checks.shape(name, x, spot.shape)
         moneyness = spot / reset
         if whole_periods == 0:
             return self._last_period(steps_left, moneyness, variance, accrued)

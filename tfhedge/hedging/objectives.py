@@ -218,5 +218,5 @@ class EntropicRisk(Objective):
         return self.risk_aversion * w, w
 
     def _exponents(self, pnl, cost):
-        checks.shape("cost", cost, [size or "num_paths" for size in pnl.shape])
+        checks.shape("cost", cost, pnl.shape)
         return self.risk_aversion * (cost - pnl)

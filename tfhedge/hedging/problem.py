@@ -145,7 +145,7 @@ class HedgingProblem:
         spot, variance = map(tf.convert_to_tensor, (spot, variance))
         columns = self.num_steps + (spot.shape[-1:] == [self.num_steps + 1])
         checks.shape("spot", spot, ["num_paths", columns])
-        checks.shape("variance", variance, [spot.shape[0] or "num_paths", columns])
+        checks.shape("variance", variance, [spot.shape[0], columns])
         return self._along(self.features_at, spot, variance)
 
     def features_at(self, step, spot, variance, **observables):
@@ -290,17 +290,16 @@ class HedgingProblem:
         Raises:
             ValueError: If the shapes are others.
         """
-        num_paths = self._checked_actions(actions)
-        checks.shape("returns", returns, [num_paths, self.num_steps, self.num_instruments])
-        checks.shape("payoff", payoff, [num_paths])
+        self._check_actions(actions)
+        sizes = self.num_steps, self.num_instruments
+        checks.shape("returns", returns, [actions.shape[0], *sizes])
+        checks.shape("payoff", payoff, actions.shape[:1])
         return tf.einsum("nti,nti->n", actions, returns) - payoff
 
     def cost(self, actions):
         """Transaction costs C_T(u), `[num_paths]`; the argument is that of `pnl`."""
-        self._checked_actions(actions)
+        self._check_actions(actions)
         return tf.einsum("nti,ti->n", tf.abs(actions), tf.cast(self.costs, actions.dtype))
 
-    def _checked_actions(self, actions):
-        """The number of paths of the actions, or a name for it, if these have the right shape."""
+    def _check_actions(self, actions):
         checks.shape("actions", actions, ["num_paths", self.num_steps, self.num_instruments])
-        return actions.shape[0] or "num_paths"

@@ -205,10 +205,9 @@ class DeepHedger(keras.Model):
         Returns:
             Trades u, `[num_paths, num_steps, num_instruments]`.
         """
-        features = self._checked_features(features)
         if not self._compiles_policy:
-            return self(features)
-        features = tf.cast(features, self.policy.variable_dtype)
+            return self(tf.convert_to_tensor(features))  # Keras takes no lists of numbers
+        features = tf.cast(self._checked_features(features), self.policy.variable_dtype)
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
