@@ -56,7 +56,7 @@ class WithoutRestart(th.DHKFAC):
 
 
 class MomentumOfModel(th.DHKFAC):
-    """Minimizes M over the momentum, too, and takes a share of that minimizer."""
+    """Minimizes M over momenta of at most 0.9, too, and takes a share of that minimizer."""
 
     def _coefficients(self, slopes, gram):
         return self.share_now() * minimize_in_plane(slopes, gram, self.momentum)
@@ -92,7 +92,11 @@ def minimize_in_plane(slopes, gram, max_momentum):
 
 
 class StartAtZero(th.DHKFAC):
-    """The averages start at zero, and take in each sample with the same weight."""
+    """The averages start at zero, and take in each sample with the same weight.
+
+    What D is too small at first cancels in the step length: what differs is the weight of the
+    first samples.
+    """
 
     def build(self, variables):
         """As if there had been many samples."""
@@ -116,7 +120,10 @@ class FactorsByStep(th.DHKFAC):
 
 
 class IdentityG(FactorsByStep):
-    """A of eq. (8) and G = I, so that only inputs are decorrelated; D is still measured."""
+    """A of eq. (8) and G = I, so that only inputs are decorrelated; D is still measured.
+
+    To be compared with `FactorsByStep`.
+    """
 
     def _renew_eigenbases(self, carry_diagonal):
         for block in kronecker_blocks(self):
@@ -125,7 +132,10 @@ class IdentityG(FactorsByStep):
 
 
 class PlainKFAC(FactorsByStep):
-    """D is the product of the eigenvalues of eq. (8), not measured; scales keep their diagonal."""
+    """D is the product of the eigenvalues of eq. (8), not measured; scales keep their diagonal.
+
+    To be compared with `FactorsByStep`.
+    """
 
     def _update_blocks(self, curvature):
         healthy = super()._update_blocks(curvature)
@@ -183,7 +193,8 @@ class FeaturesOfPaper(th.Cliquet):
 class UniformDamping(th.DHKFAC):
     """The same lambda I is added to every block: rho times the mean of all their eigenvalues.
 
-    It follows them over the training, as a constant could not.
+    It follows them over the training, as a constant could not. To be compared with
+    `ShrinkageByBlock`: nothing fades.
     """
 
     def damp(self, block):
@@ -280,6 +291,12 @@ VARIANTS = {
     "momentum that minimizes M": with_optimizer(MomentumOfModel),
     "no restart": with_optimizer(WithoutRestart),
     "step length of Algorithm 1": with_optimizer(StepByPreconditioner, **STEP_OF_ALGORITHM_1),
+    "the same, at most a 4th of its length": with_optimizer(
+        StepByPreconditioner, **STEP_OF_ALGORITHM_1 | {"learning_rate": 1e-3}
+    ),
+    "the same, at most a 16th of its length": with_optimizer(
+        StepByPreconditioner, **STEP_OF_ALGORITHM_1 | {"learning_rate": 2.5e-4}
+    ),
     "half steps": with_optimizer(learning_rate=0.5),
     "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
@@ -326,10 +343,12 @@ def main():
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400, help="at most, to the first two losses")
+    parser.add_argument("--batch-size", type=int, default=2048, help="paths of a step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here")
     options = parser.parse_args()
     config = RunConfig(
         steps=options.steps,
+        batch_size=options.batch_size,
         validate_every=5,
         validation_paths=8192,
         target_loss=TARGETS[-2],
@@ -347,12 +366,14 @@ def main():
                 "steps": [until(history, target) for target in TARGETS],
                 "stopped_by": run["stopped_by"],
                 "last_val_loss": losses[-1] if losses else None,
+                "commit": run["machine"]["commit"],
                 "history": {key: history[key] for key in ("step", "val_loss")},
             }
         )
     print("\n" + table(rows))
     if options.json:
-        about = {"machine": machine(), "seed": options.seed, "targets": TARGETS}
+        about = {"machine": machine(), "seed": options.seed, "batch_size": options.batch_size}
+        about["targets"] = TARGETS
         write(options.json, {**about, "variants": rows})
 
 

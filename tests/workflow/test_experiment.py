@@ -162,8 +162,13 @@ def test_the_comparison_is_of_medians_over_the_runs():
         "best_val_loss_ratio": pytest.approx(0.9),
         "last_val_loss": 0.1,
         "last_val_loss_ratio": pytest.approx(0.1 / 0.12),
+        # Adam's three runs have losses of 0.2 after 20, 30 and 20 steps.
+        "earlier_steps_ratio": {"2": 0.5, "1.5": pytest.approx(1 / 3), "1.25": pytest.approx(1 / 3)}
+        | {"1.1": pytest.approx(1 / 3)},
     }
     assert rows["never"]["median_steps"] is rows["never"]["steps_ratio"] is None
     table = comparison_table({"target": 0.1, "comparison": rows})
     assert "0.333" in table
-    assert len({len(line) for line in table.splitlines()[1:]}) == 1
+    compared, earlier = table.split("\n\n")
+    assert len({len(line) for line in compared.splitlines()[1:]}) == 1
+    assert earlier.splitlines()[2].split() == ["other", "0.500", "0.333", "0.333", "0.333"]

@@ -36,8 +36,10 @@ class Algorithm1(KroneckerOptimizer):
     `tfhedge experiment optimizers` chose. In its three runs the loss falls for about seven hundred
     steps, each of length eta^max, and then diverges.
 
-    Line 9 is drawn without the Cholesky factor L: `Objective.pseudo_gradient` has the covariance of
-    LZ, at a fraction of its cost.
+    Lines 7 and 8 draw LZ without the Cholesky factor L: `Objective.pseudo_gradient` has the same
+    covariance, at a fraction of the cost. A layer is what one bias belongs to, or would: the
+    weights W^I and W^u of the paper are one matrix, and so are those of an LSTM. Where D is zero
+    throughout it is taken as one.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 

@@ -30,6 +30,9 @@ LABELS = {"dh-kfac": "DHKFAC()", "dh-kfac-paper": "DHKFAC.paper()", "adam": "Ada
 REFERENCE = "adam"
 TOLERANCE = 1.01
 
+# And by what it is multiplied for earlier targets.
+_EARLIER = (2.0, 1.5, 1.25, 1.1)
+
 # Those whose settings are searched; `DHKFAC()` is taken as it stands.
 SEARCHED = ("dh-kfac-paper", "adam")
 
@@ -201,11 +204,12 @@ def comparison(results, target, step_seconds):
     Returns:
         For each optimizer the steps until the target, one number for each run, None for those that
         did not reach it; their median, and the seconds that it takes; the medians of the best and
-        of the last losses; and the ratios of these to those of Adam.
+        of the last losses; the ratios of these to those of Adam; and `earlier_steps_ratio`, the
+        ratios of the median steps to some multiples of the median of Adam's best losses.
     """
     rows = {}
     for name, result in results.items():
-        steps = [until(run["history"], target) for run in result["runs"]]
+        steps = steps_until(result, target)
         rows[name] = {
             "steps": steps,
             "median_steps": median(steps),
@@ -214,12 +218,25 @@ def comparison(results, target, step_seconds):
             "last_val_loss": median([run["history"]["val_loss"][-1] for run in result["runs"]]),
         }
     reference = rows[REFERENCE]
-    for row in rows.values():
-        for name in ("median_steps", "median_seconds", "best_val_loss", "last_val_loss"):
-            both = row[name] is not None and reference[name] is not None
-            ratio = row[name] / reference[name] if both else None
-            row[f"{name.removeprefix('median_')}_ratio"] = ratio
+    for name, row in rows.items():
+        for key in ("median_steps", "median_seconds", "best_val_loss", "last_val_loss"):
+            row[f"{key.removeprefix('median_')}_ratio"] = ratio(row[key], reference[key])
+        row["earlier_steps_ratio"] = {}
+        for multiple in _EARLIER:
+            loss = multiple * reference["best_val_loss"]
+            steps = (median(steps_until(results[x], loss)) for x in (name, REFERENCE))
+            row["earlier_steps_ratio"][f"{multiple:g}"] = ratio(*steps)
     return rows
+
+
+def ratio(number, reference):
+    """The ratio of two numbers, None if one of them is."""
+    return None if number is None or reference is None else number / reference
+
+
+def steps_until(result, target):
+    """Steps of each run of an optimizer until the validation loss is on target, or None."""
+    return [until(run["history"], target) for run in result["runs"]]
 
 
 def until(history, target):

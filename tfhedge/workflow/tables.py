@@ -44,6 +44,12 @@ def comparison_table(outcome):
             ratio = row[f"{name.removeprefix('median_')}_ratio"]
             line += f"{number(row[name], form):>{width}}{number(ratio, '.3f'):>8}"
         lines.append(line)
+    multiples = outcome["comparison"]["adam"]["earlier_steps_ratio"]
+    heading = "".join(f"{multiple:>8}" for multiple in multiples)
+    lines += ["", f"{'steps, as a ratio, to':<24}{heading}  times adam's best loss"]
+    for optimizer, row in outcome["comparison"].items():
+        ratios = "".join(f"{number(x, '.3f'):>8}" for x in row["earlier_steps_ratio"].values())
+        lines.append(f"{optimizer:<24}{ratios}")
     return "\n".join(lines)
 
 
