@@ -1,7 +1,9 @@
 """`tfhedge compare`: which hedges, on which paths, and what it refuses."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,8 @@ from tfhedge.files import read_json, write_json
 from tfhedge.workflow.comparison import desk_hedges
 from tfhedge.workflow.config import RunConfig
 from tfhedge.workflow.run import TEST, load_run, make_problem
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 # One period, whose Greeks need no tables.
 SMALL = (
@@ -86,6 +90,14 @@ def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
         "delta and vega by 20-step options, strike 1.01": [1, 5, 10, 20],
         "delta and vega by 40-step options, strike 1": [1, 5, 10, 20, 40],
     }
+    # The kept comparison has all of them, and its first policy the lowest loss.
+    kept = read_json(RESULTS / "comparison.json")["hedges"]
+    policy, *others = kept
+    learned = ["underlying", "fixed", f"{policy}, without its options"]
+    assert [policy, *others[:-2]] == ["floating", *learned, *desk]
+    for name, candidate in zip(others[-2:], candidates, strict=True):
+        assert re.fullmatch(f"{re.escape(candidate)}, every [0-9]+ steps", name)
+    assert all(kept[name]["excess_loss"]["low"] > 0.0 for name in others)
 
 
 def test_the_delta_of_black_and_scholes_is_that_of_two_calls():
