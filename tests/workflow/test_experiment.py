@@ -139,6 +139,8 @@ def test_bands_are_of_the_runs_that_went_so_far():
         "gradient_variance": ranges,
         "largest_eigenvalue": ranges,
     }
+    diverged = [{**histories[1], "step": [10.0], "val_loss": [None]}, *histories]
+    assert bands(diverged, 2.0)["val_loss"] == [ranges[0], [3.0, 4.0, None], ranges[2]]
     adam = {name: x for name, x in histories[0].items() if "eigenvalue" not in name}
     assert "largest_eigenvalue" not in bands([adam], 2.0)
 

@@ -266,8 +266,9 @@ def bands(histories, step_seconds):
     Returns:
         A JSON-ready dictionary with `step`, those of the longest run; `step_seconds`; and for
         `val_loss`, `gradient_variance` and, where there is a preconditioner, `largest_eigenvalue`,
-        the least, the median and the most of the runs that went so far, None where none of them is
-        a number.
+        the least, the median and the most of the runs that went so far, or diverged before. What is
+        no number counts as the largest in the median, and is left out otherwise; None if there is
+        no number.
     """
     longest = max(histories, key=lambda history: len(history["step"]))
     result = {"step": longest["step"], "step_seconds": step_seconds}
@@ -277,10 +278,15 @@ def bands(histories, step_seconds):
     for name, columns in names.items():
         ranges = []
         for i in range(len(longest["step"])):
-            here = [[run[x][i] for x in columns] for run in histories if i < len(run["step"])]
-            values = [max(row) for row in here if None not in row]
-            middle = statistics.median(values) if values else None
-            ranges.append((min(values, default=None), middle, max(values, default=None)))
+            # A run counts until it ends, and for ever if it diverged.
+            here = [
+                [run[x][i] if i < len(run["step"]) else None for x in columns]
+                for run in histories
+                if i < len(run["step"]) or run["val_loss"][-1] is None
+            ]
+            values = [None if None in row else max(row) for row in here]
+            finite = [x for x in values if x is not None]
+            ranges.append((min(finite, default=None), median(values), max(finite, default=None)))
         result[name] = [list(x) for x in zip(*ranges, strict=True)]
     return result
 
