@@ -294,9 +294,6 @@ VARIANTS = {
     "the same, at most a 4th of its length": with_optimizer(
         StepByPreconditioner, **STEP_OF_ALGORITHM_1 | {"learning_rate": 1e-3}
     ),
-    "the same, at most a 16th of its length": with_optimizer(
-        StepByPreconditioner, **STEP_OF_ALGORITHM_1 | {"learning_rate": 2.5e-4}
-    ),
     "half steps": with_optimizer(learning_rate=0.5),
     "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
@@ -305,11 +302,7 @@ VARIANTS = {
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "shared damping that does not fade": with_optimizer(LastingSharedDamping),
     "uniform damping": with_optimizer(UniformDamping),
-    "uniform damping, a hundredth": with_optimizer(UniformDamping, shrinkage=1e-6),
-    "uniform damping, a hundredfold": with_optimizer(UniformDamping, shrinkage=1e-2),
     "damping by the factors": with_optimizer(FactoredDamping),
-    "damping by the factors, a hundredth": with_optimizer(FactoredDamping, shrinkage=1e-6),
-    "damping by the factors, a hundredfold": with_optimizer(FactoredDamping, shrinkage=1e-2),
     "factors of eq. (8)": with_optimizer(FactorsByStep),
     "plain KFAC": with_optimizer(PlainKFAC),
     "G = I": with_optimizer(IdentityG),
@@ -330,9 +323,6 @@ VARIANTS = {
     "16 paths for the step length": with_optimizer(num_quadratic_paths=16),
     "curvature every 5 steps": with_optimizer(factor_interval=5),
     "bases every 25 steps": with_optimizer(eigenbasis_interval=25),
-    "curvature every 5 steps, bases every 25": with_optimizer(
-        factor_interval=5, eigenbasis_interval=25
-    ),
 }
 
 

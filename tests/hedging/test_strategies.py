@@ -59,9 +59,9 @@ def test_delta_is_held(greeks, paths):
         assert_allclose(held, greeks(*paths).delta[:, time], atol=1e-6)
 
 
-@pytest.mark.parametrize(("option", "interval"), [(1, 1), (1, 4), (2, 3)])
-def test_vega_is_zero_after_each_trade(greeks, paths, option, interval):
-    actions = DeltaVegaHedge(PROBLEM, greeks, option, interval)(*paths)
+@pytest.mark.parametrize(("option", "interval", "share"), [(1, 1, 1.0), (1, 4, 0.5), (2, 3, 1.0)])
+def test_a_share_of_the_vega_is_gone_after_each_trade(greeks, paths, option, interval, share):
+    actions = DeltaVegaHedge(PROBLEM, greeks, option, interval, share)(*paths)
     assert not actions[PROBLEM.availability[np.newaxis] * np.ones_like(actions) == 0.0].any()
     spot, variance = (x.numpy() for x in paths)
     of_claim, life = greeks(*paths), PROBLEM.instruments.maturities[option - 1]
@@ -77,7 +77,10 @@ def test_vega_is_zero_after_each_trade(greeks, paths, option, interval):
         along_spot = MARKET.rho * MARKET.xi * MARKET.spot / spot[:, time]
         assert_allclose(held + delta + along_spot * vega, 0.0, atol=2e-3)
         if time % interval == 0 and time <= PROBLEM.num_steps - life:
-            assert_allclose(vega, 0.0, atol=2e-4)
+            before = (
+                vega - actions[:, time, option] * of_option[1]
+            )  # the last is the one just bought
+            assert_allclose(vega, (1.0 - share) * before, atol=2e-4)
         else:
             assert not actions[:, time, option].any()
 
@@ -126,6 +129,8 @@ def test_bad_arguments(greeks):
         DeltaVegaHedge(PROBLEM, greeks, option=3, interval=4)
     with pytest.raises(ValueError, match="Expected `interval` to be a positive integer"):
         DeltaVegaHedge(PROBLEM, greeks, option=1, interval=0)
+    with pytest.raises(ValueError, match=r"Expected `share` to be a number in \(0.0, 1.0\]"):
+        DeltaVegaHedge(PROBLEM, greeks, option=1, interval=1, share=0.0)
 
 
 def test_an_option_without_vega_hedges_none(greeks, paths):

@@ -1,7 +1,7 @@
 """`tfhedge compare`: which hedges, on which paths, and what it refuses."""
 
+import itertools
 import json
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def test_two_runs_and_a_desk(run, tmp_path, capsys, refusal):
         "Heston delta",
         "Heston, minimum variance",
     ]
-    assert by_options.startswith("delta and vega by 10-step options, strike 1.01, every ")
+    assert by_options.startswith("delta and vega by 10-step options, strike 1.01, ")
     printed = capsys.readouterr().out
     assert all(name in printed for name in hedges)
     hedger, _ = load_run(run)
@@ -86,17 +86,27 @@ def test_the_options_that_hedge_vega_in_the_paper(monkeypatch):
         "Heston delta",
         "Heston, minimum variance",
     ]
-    assert {name: list(hedges) for name, hedges in candidates.items()} == {
-        "delta and vega by 20-step options, strike 1.01": [1, 5, 10, 20],
-        "delta and vega by 40-step options, strike 1": [1, 5, 10, 20, 40],
-    }
+    intervals, shares = (5, 10, 20, 40), (0.25, 0.5, 1.0)
+    assert [
+        (name, [(hedge.interval, hedge.share) for _, hedge in hedges.values()])
+        for name, hedges in candidates.items()
+    ] == [
+        (
+            "delta and vega by 20-step options, strike 1.01",
+            list(itertools.product(intervals[:3], shares)),
+        ),
+        (
+            "delta and vega by 40-step options, strike 1",
+            list(itertools.product(intervals, shares)),
+        ),
+    ]
     # The kept comparison has all of them, and its first policy the lowest loss.
     kept = read_json(RESULTS / "comparison.json")["hedges"]
     policy, *others = kept
     learned = ["underlying", "fixed", f"{policy}, without its options"]
     assert [policy, *others[:-2]] == ["floating", *learned, *desk]
-    for name, candidate in zip(others[-2:], candidates, strict=True):
-        assert re.fullmatch(f"{re.escape(candidate)}, every [0-9]+ steps", name)
+    for name, (candidate, hedges) in zip(others[-2:], candidates.items(), strict=True):
+        assert name in [f"{candidate}, {settings}" for settings in hedges]
     assert all(kept[name]["excess_loss"]["low"] > 0.0 for name in others)
 
 

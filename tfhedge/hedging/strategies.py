@@ -82,28 +82,31 @@ class DeltaVegaHedge(MinimumVarianceHedge):
     """Buys one option of a floating grid so that the position has no vega, and then no delta.
 
     At every `interval`-th step, as long as the option is available, as many of it are bought as
-    bring the vega of the claim and of all options that are still alive to zero. What they lack in
-    delta is held in the underlying at every step, and against the vega that comes up between the
-    trades what leaves the least variance. Options are held until they expire.
+    bring the vega of the claim and of all options that are still alive to zero, or a share of that.
+    What they lack in delta is held in the underlying at every step, and against the vega that is
+    left or comes up between the trades what leaves the least variance. Options are held until they
+    expire.
 
     Args:
         problem: A `HedgingProblem` with a `FloatingGrid`.
         greeks: As for `DeltaHedge`.
         option: Number of the instrument, from 1 on, that hedges the vega.
         interval: Steps between trades in it.
+        share: Share of the vega that a trade takes away, in (0, 1].
 
     Raises:
         ValueError: If the grid does not float, or has no such instrument, or the interval is not a
-            positive integer.
+            positive integer, or the share is out of its range.
     """
 
-    def __init__(self, problem, greeks, option, interval):
+    def __init__(self, problem, greeks, option, interval, share=1.0):
         super().__init__(problem, greeks)
         grid = problem.instruments
         if not isinstance(grid, FloatingGrid):
             raise ValueError(f"Expected a problem with a FloatingGrid. Received: {grid}")
         self.option = checks.integer("option", option, 1, problem.num_instruments - 1)
         self.interval = checks.positive_integer("interval", interval)
+        self.share = checks.in_range("share", share, 0.0, 1.0, closed="right")
         self._life, self._strike = grid.maturities[option - 1], grid.strikes[option - 1]
         self._option_greeks = _option_greeks(problem.market, problem.dt, self._life, self._strike)
 
@@ -118,7 +121,7 @@ class DeltaVegaHedge(MinimumVarianceHedge):
                 x.numpy() for x in self._option_greeks(spot[:, alive], variance[:, alive])
             )
             with np.errstate(divide="ignore", invalid="ignore"):
-                bought[:, time] = vega[:, time] / option_vega[:, 0]
+                bought[:, time] = self.share * vega[:, time] / option_vega[:, 0]
             if not np.isfinite(bought[:, time]).all():
                 raise ValueError(
                     f"Expected an option with a vega on each path. Received: option={self.option}, "

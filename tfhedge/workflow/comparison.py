@@ -20,8 +20,9 @@ from tfhedge.workflow.run import (
     load_run,
 )
 
-# Steps between trades in the option that hedges the vega, of which validation chooses.
-INTERVALS = (1, 5, 10, 20, 40)
+# Steps between trades in the option that hedges the vega, and shares of the vega that they hedge:
+# validation chooses.
+INTERVALS, SHARES = (5, 10, 20, 40), (0.25, 0.5, 1.0)
 # A volatility of variance so small that the market is that of Black and Scholes, with the
 # variance that is expected today.
 _XI_OF_BLACK_SCHOLES = 0.02
@@ -33,7 +34,7 @@ def compare_runs(runs, folder, num_paths, seed=0):
     The desk's hedges are none; the deltas of Black and Scholes and of the market's own model; what
     leaves the least variance in that model by the underlying alone; and delta and vega by one
     option, of which the life is one period or two and the strike next to the cap, at the interval
-    with the least loss on at most 10,000 validation paths.
+    and for the share of the vega with the least loss on at most 10,000 validation paths.
 
     Args:
         runs: The runs' folders, `pathlib.Path`, by whose names they go if these differ; their
@@ -74,7 +75,7 @@ def compare_runs(runs, folder, num_paths, seed=0):
         outcomes = run_hedges(hedges, size, (seed, VALIDATION), size)
         losses = {x: problem.objective.loss(*map(np.float64, y)) for x, y in outcomes.items()}
         best = min(losses, key=losses.get)
-        desk[f"{name}, every {best} steps"] = hedges[best]
+        desk[f"{name}, {best}"] = hedges[best]
     outcomes = run_hedges(policies | desk, num_paths, (seed, TEST), size)
     rows = compare_hedges(outcomes, problem.objective)
     outcome = {
@@ -101,7 +102,7 @@ def desk_hedges(problem):
 
     Returns:
         As `run_hedges` takes them, hedges by name, and by name the candidates for one more hedge,
-        by the steps between its trades.
+        which go by the share of the vega and the steps between trades.
     """
     claim, dt = problem.claim, problem.dt
     greeks = CliquetGreeks(problem.market, claim, dt)
@@ -118,9 +119,13 @@ def desk_hedges(problem):
         if option is not None:
             strike = problem.instruments.strikes[option - 1]
             candidates[f"delta and vega by {life}-step options, strike {strike:g}"] = {
-                interval: (problem, DeltaVegaHedge(problem, greeks, option, interval))
+                f"{share:.0%} every {interval} steps": (
+                    problem,
+                    DeltaVegaHedge(problem, greeks, option, interval, share),
+                )
                 for interval in INTERVALS
                 if interval <= life
+                for share in SHARES
             }
     return desk, candidates
 
