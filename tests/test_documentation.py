@@ -11,6 +11,7 @@ and then its output is compared without the numbers.
 
 import contextlib
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+import ablation
 import pytest
 import robustness
 
@@ -135,6 +137,20 @@ def test_readme_and_card_show_the_kept_comparison_and_findings():
         assert line.replace("|  |", "| |") in readme
 
 
+def test_the_first_screen_and_the_shipped_model_are_of_what_is_kept():
+    readme = README.read_text()
+    losses = {name: row["loss"]["value"] for name, row in kept("comparison.json")["hedges"].items()}
+    none, alone = losses["no hedge"], losses["Heston, minimum variance"]
+    options = min(loss for name, loss in losses.items() if name.startswith("delta and vega"))
+    numbers = f"{none:.3f}, {alone:.4f}, {options:.4f}, **{losses['floating']:.4f}**"
+    assert f"| {numbers} |" in readme
+    seconds = {x["row"]: x["seconds_median"] for x in kept("training_step.json")["rows"]}
+    ratios = (seconds[name] / seconds["ours"] for name in ("keras", "torch-compile"))
+    assert "| **{:.1f}** and **{:.1f}** times as fast |".format(*ratios) in readme
+    shipped = json.loads((CARD.parent / "1/hedge.json").read_text())["training"]
+    assert shipped == kept("policies/floating/summary.json")
+
+
 def test_readme_shows_the_kept_experiment():
     outcome = kept("optimizers/optimizers.json")
     readme = README.read_text()
@@ -151,6 +167,15 @@ def test_readme_shows_the_kept_robustness_and_no_run_of_it_is_at_fault():
     assert seeds == {case: 20 if case == robustness.PAPER else 3 for case in robustness.CASES}
     for run in runs:
         assert not list(robustness.faults(run["case"], run["val_loss"], run["stopped_by"]))
+
+
+def test_readme_shows_the_kept_ablation_in_which_each_variant_is_another():
+    variants = kept("ablation.json")["variants"]
+    assert ablation.table(variants) in README.read_text()
+    assert [row["variant"] for row in variants] == list(ablation.VARIANTS)
+    # But for one that did not act in this run, and differs by rounding alone.
+    early = sorted(x["history"]["val_loss"][1] for x in variants if x["variant"] != "no restart")
+    assert all(after > (1.0 + 1e-5) * before for before, after in itertools.pairwise(early))
 
 
 @pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), CARD], ids=str)

@@ -21,7 +21,6 @@ from tfhedge.workflow.run import (
     open_folder,
     training_batches,
 )
-from tfhedge.workflow.sweep import sweep
 
 # The optimizers as figures and tables name them.
 LABELS = {"dh-kfac": "DHKFAC()", "dh-kfac-paper": "DHKFAC.paper()", "adam": "Adam"}
@@ -87,6 +86,8 @@ def search(config, optimizer, folder):
         return run
     search_config, search_folder = config.sweep(optimizer), folder / optimizer / "sweep"
     open_folder(search_folder, search_config)
+    from tfhedge.workflow.sweep import sweep  # only now, as Optuna writes into notebooks
+
     return dataclasses.replace(run, **sweep(search_config, search_folder)["best"]["settings"])
 
 
