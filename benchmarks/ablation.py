@@ -333,12 +333,10 @@ def main():
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400, help="at most, to the first two losses")
-    parser.add_argument("--batch-size", type=int, default=2048, help="paths of a step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results here")
     options = parser.parse_args()
     config = RunConfig(
         steps=options.steps,
-        batch_size=options.batch_size,
         validate_every=5,
         validation_paths=8192,
         target_loss=TARGETS[-2],
@@ -362,8 +360,7 @@ def main():
         )
     print("\n" + table(rows))
     if options.json:
-        about = {"machine": machine(), "seed": options.seed, "batch_size": options.batch_size}
-        about["targets"] = TARGETS
+        about = {"machine": machine(), "seed": options.seed, "targets": TARGETS}
         write(options.json, {**about, "variants": rows})
 
 

@@ -173,7 +173,7 @@ def test_readme_shows_the_kept_ablation_in_which_each_variant_is_another():
     variants = kept("ablation.json")["variants"]
     assert ablation.table(variants) in README.read_text()
     assert [row["variant"] for row in variants] == list(ablation.VARIANTS)
-    # But for one that did not act in this run, and differs by rounding alone.
+    # But for one that at first differs by rounding alone.
     early = sorted(x["history"]["val_loss"][1] for x in variants if x["variant"] != "no restart")
     assert all(after > (1.0 + 1e-5) * before for before, after in itertools.pairwise(early))
 

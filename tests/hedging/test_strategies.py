@@ -77,9 +77,7 @@ def test_a_share_of_the_vega_is_gone_after_each_trade(greeks, paths, option, int
         along_spot = MARKET.rho * MARKET.xi * MARKET.spot / spot[:, time]
         assert_allclose(held + delta + along_spot * vega, 0.0, atol=2e-3)
         if time % interval == 0 and time <= PROBLEM.num_steps - life:
-            before = (
-                vega - actions[:, time, option] * of_option[1]
-            )  # the last is the one just bought
+            before = vega - actions[:, time, option] * of_option[1]  # the one just bought
             assert_allclose(vega, (1.0 - share) * before, atol=2e-4)
         else:
             assert not actions[:, time, option].any()

@@ -54,8 +54,9 @@ class DHKFAC(KroneckerOptimizer):
 
         mean(D) + 0.9^i mean(D of all layers),
 
-    of which the second holds the inner layers back until the last one has grown. With eq. (11) it
-    takes 115 steps in place of 90 to that loss, and 200 are too few where the second term stays.
+    of which the second holds the inner layers back until the last one has grown. In one run each
+    it takes 115 steps with eq. (11) in place of 90 to that loss, and 200 are too few where the
+    second term stays.
 
     A and G hold the inner products of the rows and of the columns of DW, and so know that a
     policy's trades add up over time, where eq. (8) takes each time step by itself.
