@@ -64,7 +64,7 @@ CASES = {
     "gamma 10000": ({"risk_aversion": 10_000.0}, make_hedger),
     "T = 60": ({"num_steps": 60}, make_hedger),
     # On more paths, as the tails of its P&L are heavy: the losses of 8192 are noisy, and rise by
-    # 10.2 % in a run that on these paths they rise by 8.8 %.
+    # 10.2 % in a run where those of these paths rise by 8.8 %.
     "T = 480": ({"num_steps": 480, "validation_paths": 32_768}, make_hedger),
 }
 
@@ -94,9 +94,16 @@ def main():
                 runs[optimizer] = read_run(folder)
             curves = {name: run["history"]["val_loss"] for name, run in runs.items()}
             ends = {name: run["stopped_by"] for name, run in runs.items()}
-            about = {"case": case, "seed": seed, "val_loss": curves, "stopped_by": ends}
             commits = {name: run["machine"]["commit"] for name, run in runs.items()}
-            rows.append({**about, "commits": commits})
+            rows.append(
+                {
+                    "case": case,
+                    "seed": seed,
+                    "val_loss": curves,
+                    "stopped_by": ends,
+                    "commits": commits,
+                }
+            )
             wrong += [f"{case}, seed {seed}: {fault}" for fault in faults(case, curves, ends)]
     print("\n" + table(rows))
     if options.json:

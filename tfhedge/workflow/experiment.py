@@ -219,14 +219,15 @@ def comparison(results, target, step_seconds):
             "last_val_loss": median([run["history"]["val_loss"][-1] for run in result["runs"]]),
         }
     reference = rows[REFERENCE]
-    for name, row in rows.items():
-        for key in ("median_steps", "median_seconds", "best_val_loss", "last_val_loss"):
-            row[f"{key.removeprefix('median_')}_ratio"] = ratio(row[key], reference[key])
+    for row in rows.values():
+        for name in ("median_steps", "median_seconds", "best_val_loss", "last_val_loss"):
+            row[f"{name.removeprefix('median_')}_ratio"] = ratio(row[name], reference[name])
         row["earlier_steps_ratio"] = {}
-        for multiple in _EARLIER:
-            loss = multiple * reference["best_val_loss"]
-            steps = (median(steps_until(results[x], loss)) for x in (name, REFERENCE))
-            row["earlier_steps_ratio"][f"{multiple:g}"] = ratio(*steps)
+    for multiple in _EARLIER:
+        loss = multiple * reference["best_val_loss"]
+        steps = {name: median(steps_until(result, loss)) for name, result in results.items()}
+        for name, row in rows.items():
+            row["earlier_steps_ratio"][f"{multiple:g}"] = ratio(steps[name], steps[REFERENCE])
     return rows
 
 
@@ -276,15 +277,18 @@ def bands(histories, step_seconds):
     eigenvalues = [name for name in longest if name.startswith("largest_eigenvalue")]
     names = {"val_loss": ["val_loss"], "gradient_variance": ["gradient_variance"]}
     names |= {"largest_eigenvalue": eigenvalues} if eigenvalues else {}
+    length = len(longest["step"])
+    # A run counts until it ends, and for ever if it diverged.
+    histories = [
+        {x: column + [None] * (length - len(column)) for x, column in run.items()}
+        if run["val_loss"][-1] is None
+        else run
+        for run in histories
+    ]
     for name, columns in names.items():
         ranges = []
-        for i in range(len(longest["step"])):
-            # A run counts until it ends, and for ever if it diverged.
-            here = [
-                [run[x][i] if i < len(run["step"]) else None for x in columns]
-                for run in histories
-                if i < len(run["step"]) or run["val_loss"][-1] is None
-            ]
+        for i in range(length):
+            here = [[run[x][i] for x in columns] for run in histories if i < len(run["step"])]
             values = [None if None in row else max(row) for row in here]
             finite = [x for x in values if x is not None]
             ranges.append((min(finite, default=None), median(values), max(finite, default=None)))
