@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import robustness
+import robustness_paper
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -56,9 +56,11 @@ def test_every_variant_of_the_ablation_takes_a_step_of_its_own(tmp_path):
 
 def test_faults_of_a_run_are_found():
     def faults(case, ours, adams=(), end="steps"):
-        return list(robustness.faults(case, {"dh-kfac": ours, "adam": adams}, {"dh-kfac": end}))
+        return list(
+            robustness_paper.faults(case, {"dh-kfac": ours, "adam": adams}, {"dh-kfac": end})
+        )
 
-    paper, other = robustness.PAPER, "T = 60"
+    paper, other = robustness_paper.PAPER, "T = 60"
     assert faults(paper, [0.2, 0.08]) == faults(other, [0.4, 0.2, 0.21], [0.5, 0.3, 0.3]) == []
     assert faults(paper, [0.2, 0.09]) == ["a loss of 0.0900 at the end is not below 0.085"]
     assert faults(other, [0.4, 0.2, 0.3, 0.2]) == ["a loss 50% above the lowest before"]
@@ -73,7 +75,7 @@ def test_faults_of_a_run_are_found():
 
 @pytest.mark.slow
 def test_robustness_judges_the_losses(tmp_path):
-    command = [sys.executable, BENCHMARKS / "robustness.py", "--steps", "10", "--seeds", "1"]
+    command = [sys.executable, BENCHMARKS / "robustness_paper.py", "--steps", "10", "--seeds", "1"]
     command += ["--paper-seeds", "1", "--out", tmp_path / "out", "--json", tmp_path / "runs.json"]
     done = subprocess.run(
         [*command, "--cases", "paper", "T = 60"], stderr=subprocess.PIPE, text=True

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import ablation
 import pytest
-import robustness
+import robustness_paper
 
 from tfhedge.workflow.tables import comparison_table, hedges_table
 
@@ -161,12 +161,14 @@ def test_readme_shows_the_kept_experiment():
 
 
 def test_readme_shows_the_kept_robustness_and_no_run_of_it_is_at_fault():
-    runs = kept("robustness.json")["runs"]
-    assert robustness.table(runs) in README.read_text()
+    runs = kept("robustness_paper.json")["runs"]
+    assert robustness_paper.table(runs) in README.read_text()
     seeds = Counter(run["case"] for run in runs)
-    assert seeds == {case: 20 if case == robustness.PAPER else 3 for case in robustness.CASES}
+    assert seeds == {
+        case: 20 if case == robustness_paper.PAPER else 3 for case in robustness_paper.CASES
+    }
     for run in runs:
-        assert not list(robustness.faults(run["case"], run["val_loss"], run["stopped_by"]))
+        assert not list(robustness_paper.faults(run["case"], run["val_loss"], run["stopped_by"]))
 
 
 def test_readme_shows_the_kept_ablation_in_which_each_variant_is_another():

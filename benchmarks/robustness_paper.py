@@ -1,12 +1,13 @@
 """Whether DH-KFAC as it stands trains in 100 steps, over many seeds and on other problems.
 
-Run with `python benchmarks/robustness.py --out DIR --json benchmarks/results/robustness.json`. The
-paper's problem with 20 seeds, then each other case with three seeds beside Adam, at the rate that
-its search found for the paper's problem, with the warm-up of a run of 100 steps; the policy decides
-on trades, as the paper's. The same command continues what was interrupted, and leaves out what is
-done. It fails if a run of DH-KFAC diverges, if its loss is ever 10 % above the lowest before, if a
-seed of the paper's problem ends above 0.085, or if another case is ever above Adam at the same
-step. Hours on two cores.
+Run with
+`python benchmarks/robustness_paper.py --out DIR --json benchmarks/results/robustness_paper.json`.
+The paper's problem with 20 seeds, then each other case with three seeds beside Adam, at the rate
+that its search found for the paper's problem, with the warm-up of a run of 100 steps; the policy
+decides on trades, as the paper's. The same command continues what was interrupted, and leaves out
+what is done. It fails if a run of DH-KFAC diverges, if its loss is ever 10 % above the lowest
+before, if a seed of the paper's problem ends above 0.085, or if another case is ever above Adam at
+the same step. Hours on two cores.
 """
 
 import argparse
