@@ -1,10 +1,17 @@
 """The robustness experiment: its claims, its design, and how it judges."""
 
 import itertools
+import json
+from collections import Counter
 
 import claims
 import numpy as np
 import pytest
+import robustness
+import tensorflow as tf
+
+import tfhedge as th
+from tfhedge.files import write_json
 
 NUM_STEPS = 24
 DATES = range(6, 25, 6)
@@ -91,3 +98,194 @@ def test_invalid_numbers_of_a_claim_are_refused():
         claims.Call(24.0, 1.0)
     with pytest.raises(ValueError, match="Expected `notional` to be a positive number"):
         claims.NotionalCliquet(3, 8, 0.02, notional=0.0)
+
+
+def trials(numbers, **levels):
+    """Some problems of the design, small, perhaps with other levels."""
+    rows = robustness.design()
+    return [robustness.Trial(number, rows[number] | levels, 3, 128) for number in numbers]
+
+
+def test_each_two_levels_of_two_factors_meet_in_a_problem():
+    rows = robustness.design()
+    assert len(rows) == 96
+    assert rows == robustness.design()
+    for one, other in itertools.combinations(robustness.FACTORS, 2):
+        met = {(row[one], row[other]) for row in rows}
+        assert met == set(itertools.product(robustness.FACTORS[one], robustness.FACTORS[other]))
+
+
+def test_most_triples_of_levels_meet_in_a_problem():
+    rows, factors = robustness.design(), robustness.FACTORS
+    met = {x for row in rows for x in itertools.combinations(row.items(), 3)}
+    sizes = itertools.combinations(map(len, factors.values()), 3)
+    assert len(met) > 0.8 * sum(map(np.prod, sizes))
+
+
+def test_levels_are_used_about_as_often_as_each_other():
+    for factor, levels in robustness.FACTORS.items():
+        uses = Counter(row[factor] for row in robustness.design())
+        assert max(uses.values()) - min(uses.values()) <= 2, uses
+        assert len(uses) == len(levels)
+
+
+def test_too_few_problems_for_all_pairs_are_refused():
+    with pytest.raises(ValueError, match="Expected enough problems for all pairs"):
+        robustness.design(40)
+
+
+def test_no_two_levels_have_the_same_name():
+    names = [name for levels in robustness.FACTORS.values() for name in levels]
+    assert len(names) == len(set(names))
+
+
+def test_each_problem_of_the_design_can_be_made():
+    for trial in trials(range(96)):
+        problem = trial.problem()
+        assert problem.num_steps == NUM_STEPS
+        assert problem.claim.notional == trial.level("notional")
+        costs = np.array([1e-4, 1e-2])[: problem.num_instruments] * trial.level("cost")
+        np.testing.assert_allclose(problem.instruments.costs[:2], costs, rtol=1e-6)
+
+
+def test_problems_are_selected_by_number_or_level():
+    everything = trials(range(96))
+    chosen = robustness.select(everything, ["7", "digital"])
+    assert 7 in [trial.number for trial in chosen]
+    assert {trial.levels["claim"] for trial in chosen if trial.number != 7} == {"digital"}
+    with pytest.raises(ValueError, match=r"Received: \['96'\]"):
+        robustness.select(everything, ["96"])
+
+
+def a_run(*risks, rejected=(), ended_by="steps"):
+    steps = [10 * i for i in range(len(risks))]
+    rejected = list(rejected) or [0.0] * len(risks)
+    curve = {"step": steps, "val_risk": list(risks), "val_loss": list(risks)}
+    return {**curve, "rejected_steps": rejected, "ended_by": ended_by}
+
+
+def a_row(ours, *adams, problem=0):
+    """A row of which one learning rate of Adam after the other has a run."""
+    runs = dict(zip(robustness.OPTIMIZERS, [ours, *adams, *adams, *adams], strict=False))
+    num_steps = 10 * (len(adams[0]["step"]) - 1)
+    levels = robustness.design()[problem]
+    about = {"problem": problem, "seed": 1, "num_steps": num_steps, "levels": levels}
+    return {**about, "runs": runs}
+
+
+def test_a_run_like_the_best_of_adam_has_no_fault():
+    row = a_row(a_run(4.0, 2.0, 2.4, 1.2), a_run(4.0, 3.0, 2.0, 1.0), a_run(4.0, 9.0, None, None))
+    assert not list(robustness.faults(row))
+    assert robustness.ratio(row) == 1.2
+    assert robustness.largest_rise(row) == pytest.approx(0.2)
+    assert not robustness.is_at_or_below_adam(row)
+
+
+@pytest.mark.parametrize(
+    ("ours", "fault"),
+    [
+        (None, "no result of dhkfac"),
+        (a_run(4.0, None, ended_by="TrainingError: no step"), "stopped: TrainingError: no step"),
+        (a_run(4.0, 2.0), "ended before step 20"),
+        (a_run(4.0, None, None), "not finite"),
+        (a_run(4.0, 2.0, 1.0, rejected=(0.0, 1.0, 11.0)), "stuck: 55% of the last steps were"),
+        (a_run(4.0, 4.01, 3.99), "stuck: its risk is that of the untrained policy"),
+        (a_run(4.0, 2.0, 2.6), "a risk 30% above the lowest before"),
+        (a_run(4.0, 2.0, 1.3), "a last risk of 1.30 times that of Adam"),
+    ],
+)
+def test_faults_of_a_run_are_found(ours, fault):
+    found = list(robustness.faults(a_row(ours, a_run(4.0, 2.0, 1.0))))
+    assert any(each.startswith(fault) for each in found), found
+
+
+def test_a_policy_that_cannot_be_improved_is_not_stuck():
+    row = a_row(a_run(4.0, 4.0, 4.0), a_run(4.0, 4.0, 3.9))
+    assert not list(robustness.faults(row))
+
+
+def test_only_the_last_fifty_steps_say_whether_a_run_is_stuck():
+    rejected = [20.0 * min(i, 5) / 2.0 for i in range(11)]
+    run = a_run(*np.linspace(4.0, 1.0, 11), rejected=rejected)
+    assert robustness.rejected_share(run) == 0.0
+    assert robustness.rejected_share(a_run(4.0, 3.0, rejected=(0.0, 6.0))) == 0.6
+
+
+def test_equal_risks_up_to_rounding_are_not_above_adam():
+    adam = a_run(4.0, 1.0)
+    assert robustness.is_at_or_below_adam(a_row(a_run(4.0, 1.0005), adam))
+    assert not robustness.is_at_or_below_adam(a_row(a_run(4.0, 1.005), adam))
+    assert not robustness.is_at_or_below_adam(a_row(a_run(4.0, None), adam))
+    assert robustness.is_at_or_below_adam(a_row(a_run(4.0, 9.0), a_run(4.0, None)))
+
+
+def test_a_problem_counts_if_all_its_seeds_do():
+    adam = a_run(4.0, 1.0)
+    rows = [a_row(a_run(4.0, end), adam, problem=i) for i, end in [(0, 0.5), (0, 1.1), (1, 0.9)]]
+    assert robustness.share_at_or_below(rows) == (1, 2)
+
+
+def test_the_risk_is_the_loss_but_for_the_mean_of_the_pnl():
+    pnl = tf.constant([-0.3, 0.1, 0.5], tf.float64)
+    cost = tf.constant([0.01, 0.02, 0.03], tf.float64)
+    for objective in (th.MeanVariance(10.0), th.EntropicRisk(1000.0)):
+        found = robustness.judged(objective, pnl, cost)
+        moved = robustness.judged(objective, pnl + 7.0, cost)
+        assert found["val_risk"] == pytest.approx(moved["val_risk"], rel=1e-10)
+        assert found["val_cost"] == pytest.approx(0.02)
+    assert found["val_loss"] == pytest.approx(found["val_risk"] - 0.1, rel=1e-10)
+
+
+def test_the_command_judges_runs_that_are_done(tmp_path, monkeypatch, capsys):
+    for trial in trials([0, 1]):
+        for name in robustness.OPTIMIZERS:
+            end = 1.0 if name == robustness.DHKFAC and trial.number == 0 else 0.5
+            run = a_run(4.0, end) | {"step": [0, 3], "machine": {"commit": "abc"}}
+            path = trial.path(tmp_path, name, seed=1)
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, run | {"settings": trial.settings(name, 1)})
+    command = ["robustness.py", "--out", str(tmp_path), "--problems", "0", "1", "--seeds", "1"]
+    command += ["--validation-paths", "128", "--json", str(tmp_path / "results.json")]
+    command += ["--figure", str(tmp_path / "figure.png"), "--steps"]
+    monkeypatch.setattr("sys.argv", [*command, "3"])
+    with pytest.raises(SystemExit) as stopped:
+        robustness.main()
+    assert "000 (call, underlying" in str(stopped.value)
+    assert "a last risk of 2.00 times that of Adam" in str(stopped.value)
+    assert "at or below Adam in 1 of 2 problems only" in str(stopped.value)
+    assert "risk at or below Adam in 1 of 2 problems" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["problem"] for row in rows] == [0, 1]
+    assert rows[0]["runs"][robustness.DHKFAC]["commit"] == "abc"
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    monkeypatch.setattr("sys.argv", [*command, "4"])
+    with pytest.raises(SystemExit) as stopped:
+        robustness.main()
+    assert stopped.value.code == 2
+    assert "Expected a run with the settings of today" in capsys.readouterr().err
+
+
+def run_small(numbers, folder, **levels):
+    """Runs some problems with one seed; those in which DHKFAC leaves no finite policy."""
+    optimizers = robustness.DHKFAC, robustness.ADAMS[0]
+    wrong = []
+    for trial in trials(numbers, batch="batch 64", **levels):
+        robustness.run_trial(trial, folder, [1], optimizers)
+        (row,) = robustness.read_rows([trial], folder, [1])
+        for name in optimizers:
+            run = row["runs"][name]
+            assert run["step"] == [0, 3]
+            # The untrained policy hardly trades.
+            assert run["val_risk"][0] == pytest.approx(run["unhedged"]["val_risk"], rel=0.2)
+        if robustness.last(row["runs"][robustness.DHKFAC]) == np.inf:
+            wrong.append(trial.name)
+    return wrong
+
+
+def test_problems_of_the_design_run_small(tmp_path):
+    assert not run_small([5, 8], tmp_path, network="1 block of 8")
+
+
+@pytest.mark.slow
+def test_a_dozen_problems_of_the_design_run_small(tmp_path):
+    assert not run_small(range(12), tmp_path)
