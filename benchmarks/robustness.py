@@ -30,6 +30,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -397,9 +398,8 @@ def run_apart(trial, folder, seeds):
     process.start()
     try:
         process.join()
-    except KeyboardInterrupt:
-        process.terminate()
-        raise
+    finally:
+        process.terminate()  # if this process is interrupted
     if process.exitcode:
         print(f"{trial.name}: the process ended with {process.exitcode}", file=sys.stderr)
 
@@ -647,4 +647,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # `finally` is then heeded
     main()

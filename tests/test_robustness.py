@@ -287,5 +287,6 @@ def test_problems_of_the_design_run_small(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="DHKFAC still leaves policies that are not finite", strict=True)
 def test_a_dozen_problems_of_the_design_run_small(tmp_path):
     assert not run_small(range(12), tmp_path)
