@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import robustness
 import tensorflow as tf
+from robustness_design import ADAMS, DHKFAC, FACTORS, OPTIMIZERS, Trial, design, select
+from robustness_runs import judged, read_rows, run_trial
 
 import tfhedge as th
 from tfhedge.files import write_json
@@ -100,42 +102,42 @@ def test_invalid_numbers_of_a_claim_are_refused():
         claims.NotionalCliquet(3, 8, 0.02, notional=0.0)
 
 
+ROWS = design()
+
+
 def trials(numbers, **levels):
     """Some problems of the design, small, perhaps with other levels."""
-    rows = robustness.design()
-    return [robustness.Trial(number, rows[number] | levels, 3, 128) for number in numbers]
+    return [Trial(number, ROWS[number] | levels, 3, 128) for number in numbers]
 
 
 def test_each_two_levels_of_two_factors_meet_in_a_problem():
-    rows = robustness.design()
-    assert len(rows) == 96
-    assert rows == robustness.design()
-    for one, other in itertools.combinations(robustness.FACTORS, 2):
-        met = {(row[one], row[other]) for row in rows}
-        assert met == set(itertools.product(robustness.FACTORS[one], robustness.FACTORS[other]))
+    assert len(ROWS) == 96
+    assert design() == ROWS
+    for one, other in itertools.combinations(FACTORS, 2):
+        met = {(row[one], row[other]) for row in ROWS}
+        assert met == set(itertools.product(FACTORS[one], FACTORS[other]))
 
 
 def test_most_triples_of_levels_meet_in_a_problem():
-    rows, factors = robustness.design(), robustness.FACTORS
-    met = {x for row in rows for x in itertools.combinations(row.items(), 3)}
-    sizes = itertools.combinations(map(len, factors.values()), 3)
+    met = {x for row in ROWS for x in itertools.combinations(row.items(), 3)}
+    sizes = itertools.combinations(map(len, FACTORS.values()), 3)
     assert len(met) > 0.8 * sum(map(np.prod, sizes))
 
 
 def test_levels_are_used_about_as_often_as_each_other():
-    for factor, levels in robustness.FACTORS.items():
-        uses = Counter(row[factor] for row in robustness.design())
+    for factor, levels in FACTORS.items():
+        uses = Counter(row[factor] for row in ROWS)
         assert max(uses.values()) - min(uses.values()) <= 2, uses
         assert len(uses) == len(levels)
 
 
 def test_too_few_problems_for_all_pairs_are_refused():
     with pytest.raises(ValueError, match="Expected enough problems for all pairs"):
-        robustness.design(40)
+        design(40)
 
 
 def test_no_two_levels_have_the_same_name():
-    names = [name for levels in robustness.FACTORS.values() for name in levels]
+    names = [name for levels in FACTORS.values() for name in levels]
     assert len(names) == len(set(names))
 
 
@@ -150,11 +152,11 @@ def test_each_problem_of_the_design_can_be_made():
 
 def test_problems_are_selected_by_number_or_level():
     everything = trials(range(96))
-    chosen = robustness.select(everything, ["7", "digital"])
+    chosen = select(everything, ["7", "digital"])
     assert 7 in [trial.number for trial in chosen]
     assert {trial.levels["claim"] for trial in chosen if trial.number != 7} == {"digital"}
     with pytest.raises(ValueError, match=r"Received: \['96'\]"):
-        robustness.select(everything, ["96"])
+        select(everything, ["96"])
 
 
 def a_run(*risks, rejected=(), ended_by="steps"):
@@ -166,9 +168,9 @@ def a_run(*risks, rejected=(), ended_by="steps"):
 
 def a_row(ours, *adams, problem=0):
     """A row of which one learning rate of Adam after the other has a run."""
-    runs = dict(zip(robustness.OPTIMIZERS, [ours, *adams, *adams, *adams], strict=False))
+    runs = dict(zip(OPTIMIZERS, [ours, *adams, *adams, *adams], strict=False))
     num_steps = 10 * (len(adams[0]["step"]) - 1)
-    levels = robustness.design()[problem]
+    levels = ROWS[problem]
     about = {"problem": problem, "seed": 1, "num_steps": num_steps, "levels": levels}
     return {**about, "runs": runs}
 
@@ -229,8 +231,8 @@ def test_the_risk_is_the_loss_but_for_the_mean_of_the_pnl():
     pnl = tf.constant([-0.3, 0.1, 0.5], tf.float64)
     cost = tf.constant([0.01, 0.02, 0.03], tf.float64)
     for objective in (th.MeanVariance(10.0), th.EntropicRisk(1000.0)):
-        found = robustness.judged(objective, pnl, cost)
-        moved = robustness.judged(objective, pnl + 7.0, cost)
+        found = judged(objective, pnl, cost)
+        moved = judged(objective, pnl + 7.0, cost)
         assert found["val_risk"] == pytest.approx(moved["val_risk"], rel=1e-10)
         assert found["val_cost"] == pytest.approx(0.02)
     assert found["val_loss"] == pytest.approx(found["val_risk"] - 0.1, rel=1e-10)
@@ -238,8 +240,8 @@ def test_the_risk_is_the_loss_but_for_the_mean_of_the_pnl():
 
 def test_the_command_judges_runs_that_are_done(tmp_path, monkeypatch, capsys):
     for trial in trials([0, 1]):
-        for name in robustness.OPTIMIZERS:
-            end = 1.0 if name == robustness.DHKFAC and trial.number == 0 else 0.5
+        for name in OPTIMIZERS:
+            end = 1.0 if name == DHKFAC and trial.number == 0 else 0.5
             run = a_run(4.0, end) | {"step": [0, 3], "machine": {"commit": "abc"}}
             path = trial.path(tmp_path, name, seed=1)
             path.parent.mkdir(exist_ok=True)
@@ -256,7 +258,7 @@ def test_the_command_judges_runs_that_are_done(tmp_path, monkeypatch, capsys):
     assert "risk at or below Adam in 1 of 2 problems" in capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["problem"] for row in rows] == [0, 1]
-    assert rows[0]["runs"][robustness.DHKFAC]["commit"] == "abc"
+    assert rows[0]["runs"][DHKFAC]["commit"] == "abc"
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     monkeypatch.setattr("sys.argv", [*command, "4"])
     with pytest.raises(SystemExit) as stopped:
@@ -267,17 +269,17 @@ def test_the_command_judges_runs_that_are_done(tmp_path, monkeypatch, capsys):
 
 def run_small(numbers, folder, **levels):
     """Runs some problems with one seed; those in which DHKFAC leaves no finite policy."""
-    optimizers = robustness.DHKFAC, robustness.ADAMS[0]
+    optimizers = DHKFAC, ADAMS[0]
     wrong = []
     for trial in trials(numbers, batch="batch 64", **levels):
-        robustness.run_trial(trial, folder, [1], optimizers)
-        (row,) = robustness.read_rows([trial], folder, [1])
+        run_trial(trial, folder, [1], optimizers)
+        (row,) = read_rows([trial], folder, [1])
         for name in optimizers:
             run = row["runs"][name]
             assert run["step"] == [0, 3]
             # The untrained policy hardly trades.
             assert run["val_risk"][0] == pytest.approx(run["unhedged"]["val_risk"], rel=0.2)
-        if robustness.last(row["runs"][robustness.DHKFAC]) == np.inf:
+        if robustness.last(row["runs"][DHKFAC]) == np.inf:
             wrong.append(trial.name)
     return wrong
 
