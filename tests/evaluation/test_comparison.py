@@ -90,6 +90,29 @@ def test_intervals_of_scipy(objective, loss):
         assert_allclose([ours.low, ours.high], interval, atol=0.1 * width)
 
 
+@pytest.mark.parametrize("shift", [-0.8, 0.8])
+def test_cash_shifts_entropic_risks_and_their_intervals(shift):
+    """At losses whose exponentials are infinite or zero."""
+    objective, rng = EntropicRisk(risk_aversion=1000.0), np.random.default_rng(0)
+    outcomes = rng.normal(0.0, 0.01, [2, 2, 200])
+    shifted = outcomes + np.reshape([shift, 0.0], [2, 1])
+    before, after = (
+        compare_hedges(dict(zip("ab", x, strict=True)), objective)["b"] for x in (outcomes, shifted)
+    )
+    for end in ("value", "low", "high"):
+        assert_allclose(getattr(after.loss, end), getattr(before.loss, end) - shift, rtol=1e-12)
+        excess = getattr(after.excess_loss, end)
+        assert_allclose(excess, getattr(before.excess_loss, end), atol=1e-12)
+
+
+def test_intervals_of_losses_that_are_orders_of_magnitude_apart():
+    """A sample without the largest loss has the next, whose exponential is e^1000 times less."""
+    outcomes = {"one": np.stack([-np.arange(100.0), np.zeros(100)])}
+    loss = compare_hedges(outcomes, EntropicRisk(risk_aversion=1000.0))["one"].loss
+    assert 94.0 < loss.low < 99.0
+    assert_allclose([loss.value, loss.high], 99.0, atol=0.01)
+
+
 CHANGES = {
     "claim": Cliquet(num_periods=2, period=3, cap=0.02),
     "instruments": dataclasses.replace(PROBLEM.instruments, option_cost=0.0),

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tfhedge.hedging.objectives import EntropicRisk, MeanVariance
@@ -118,8 +120,152 @@ def test_loss_equals_numpy(case):
     pnl, cost = rng.normal(-0.01, 0.02, 1000), rng.uniform(0.0, 0.01, 1000)
     loss = case.objective.loss(tf.constant(pnl), tf.constant(cost))
     assert_allclose(loss, case.loss(pnl, cost), rtol=1e-12)
-    means = np.mean(case.objective.moments(pnl, cost), axis=1)
-    assert_allclose(case.objective.loss_of_moments(*means), loss, rtol=1e-12)
+    state = case.objective.update(case.objective.init(), pnl, cost)
+    assert_allclose(case.objective.result(state), loss, rtol=1e-12)
+
+
+def stream(objective, *batches):
+    """The loss of batches of P&L and costs, and perhaps counts."""
+    state = objective.init()
+    for batch in batches:
+        state = objective.update(state, *batch)
+    return objective.result(state)
+
+
+@every_case
+@given(
+    seed=st.integers(0, 99),
+    num_paths=st.integers(1, 100),
+    splits=st.lists(st.integers(0, 100), max_size=5),
+    shift=st.floats(-10.0, 10.0),
+    scale=st.sampled_from([0.0, 0.02, 10.0]),
+)
+@settings(max_examples=25)
+def test_the_loss_is_the_same_however_paths_are_split_in_batches(
+    case, seed, num_paths, splits, shift, scale
+):
+    rng = np.random.default_rng(seed)
+    pnl, cost = shift + scale * rng.normal(size=num_paths), rng.uniform(0.0, 0.01, num_paths)
+    loss = case.objective.loss(tf.constant(pnl), tf.constant(cost))
+    atol = 1e-12 * (1.0 + abs(shift))
+    parts = [np.split(x, sorted(splits)) for x in (pnl, cost)]
+    streamed = stream(case.objective, *zip(*parts, strict=True))
+    assert_allclose(streamed, loss, rtol=1e-12, atol=atol)
+    order = rng.permutation(num_paths)
+    assert_allclose(stream(case.objective, (pnl[order], cost[order])), loss, rtol=1e-12, atol=atol)
+
+
+@every_case
+@given(seed=st.integers(0, 99), num_paths=st.integers(1, 100), scale=st.sampled_from([0.02, 1e3]))
+@settings(max_examples=10)
+def test_a_path_that_counts_twice_is_two_paths(case, seed, num_paths, scale):
+    rng = np.random.default_rng(seed)
+    pnl, cost = rng.normal(0.0, scale, num_paths), rng.uniform(0.0, 0.01, num_paths)
+    counts = rng.multinomial(num_paths, np.ones(num_paths) / num_paths, size=3)
+    repeated = [[np.repeat(x, n) for x in (pnl, cost)] for n in counts]
+    expected = [case.objective.loss(*map(tf.constant, sample)) for sample in repeated]
+    for n, loss in zip(counts, expected, strict=True):
+        assert_allclose(stream(case.objective, (pnl, cost, n)), loss, rtol=1e-12)
+    state = tf.repeat(case.objective.init()[:, tf.newaxis], len(counts), axis=1)
+    for half in np.split(np.arange(num_paths), [num_paths // 3]):
+        state = case.objective.update(state, pnl[half], cost[half], counts.T[half])
+    assert_allclose(case.objective.result(state), expected, rtol=1e-12)
+
+
+@every_case
+def test_no_paths_have_a_loss_of_zero_and_change_nothing(case):
+    objective, none = case.objective, (np.zeros(0), np.zeros(0))
+    assert objective.init().dtype == tf.float64
+    assert stream(objective) == stream(objective, none) == 0.0
+    assert_allclose(stream(objective, none, (PNL, COST), none), case.loss(PNL, COST), rtol=1e-12)
+
+
+@every_case
+def test_a_loss_that_is_not_finite_shows(case):
+    for bad in (np.nan, -np.inf):
+        pnl = np.append(np.linspace(-1.0, 1.0, 99), bad)
+        batches = np.split(pnl, 4)
+        assert not np.isfinite(stream(case.objective, *((x, np.zeros(25)) for x in batches)))
+
+
+@every_case
+def test_float32_is_summed_in_float64(case):
+    pnl, cost = np.float32([PNL, COST])
+    assert stream(case.objective, (pnl, cost)).dtype == tf.float64
+    expected = case.loss(np.float64(pnl), np.float64(cost))
+    assert_allclose(stream(case.objective, (pnl, cost)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("risk_aversion", [50.0, 1000.0])
+@pytest.mark.parametrize("shift", [-100.0, -0.8, 0.8, 1.0, 100.0])
+def test_cash_reduces_an_entropic_risk_by_itself(risk_aversion, shift):
+    objective = EntropicRisk(risk_aversion)
+    pnl, cost = np.random.default_rng(0).normal(0.0, 0.01, [2, 100])
+    batches = zip(np.split(pnl + shift, 4), np.split(abs(cost), 4), strict=True)
+    loss = objective.loss(tf.constant(pnl), tf.constant(abs(cost)))
+    assert_allclose(stream(objective, *batches), loss - shift, rtol=1e-12)
+
+
+def test_the_largest_losses_do_not_hide_the_others():
+    """A sample without the largest loss is that of the next, e^1000 times less."""
+    objective, pnl = EntropicRisk(1000.0), -np.arange(100.0)
+    for highest in (99, 98, 70):
+        counts = np.where(np.arange(100) <= highest, 1.0, 0.0)
+        expected = highest - np.log(highest + 1.0) / 1000.0
+        assert_allclose(stream(objective, (pnl, np.zeros(100), counts)), expected, rtol=1e-12)
+
+
+def test_the_variance_of_batches_does_not_cancel():
+    pnl = 1e3 + 1e-3 * np.random.default_rng(0).normal(size=1000)
+    batches = [(x, np.zeros_like(x)) for x in np.split(pnl, [1, 10, 400])]
+    assert_allclose(stream(MeanVariance(1.0), *batches), np.var(pnl), rtol=1e-9)
+
+
+@every_case
+@pytest.mark.parametrize("cash", [0.0, 1.0, -30.0])
+def test_risk_is_the_loss_about_the_mean(case, cash):
+    rng = np.random.default_rng(0)
+    pnl, cost = rng.normal(-0.01, 0.02, 1000), rng.uniform(0.0, 0.01, 1000)
+    risk = case.objective.risk(tf.constant(pnl + cash), tf.constant(cost))
+    assert_allclose(risk, case.loss(pnl - pnl.mean(), cost), rtol=1e-11)
+    mean = pnl.mean() if isinstance(case.objective, EntropicRisk) else 0.0
+    assert_allclose(risk, case.loss(pnl, cost) + mean, rtol=1e-11)
+
+
+@every_case
+@given(seed=st.integers(0, 99), num_paths=st.integers(1, 50), away=st.floats(-0.1, 0.1))
+@settings(max_examples=25)
+def test_the_loss_is_the_least_mean_of_path_losses(case, seed, num_paths, away):
+    objective, rng = case.objective, np.random.default_rng(seed)
+    pnl = tf.constant(rng.normal(-0.01, 0.02, num_paths))
+    cost = tf.constant(rng.uniform(0.0, 0.01, num_paths))
+    loss, threshold = objective.loss(pnl, cost), objective.threshold(pnl, cost)
+    mean = tf.reduce_mean(objective.path_losses(pnl, cost, threshold))
+    assert_allclose(mean, loss, rtol=1e-12, atol=1e-15)
+    other = tf.reduce_mean(objective.path_losses(pnl, cost, threshold + away))
+    assert other >= loss - 1e-12 * abs(loss)
+
+
+@every_case
+def test_derivatives_of_path_losses_are_those_of_the_loss_and_the_curvature(case):
+    """At the fixed threshold: the envelope theorem."""
+    objective, rng, num_paths = case.objective, np.random.default_rng(0), 20
+    pnl = tf.constant(rng.normal(-0.01, 0.02, num_paths))
+    cost = tf.constant(rng.uniform(0.0, 0.01, num_paths))
+    threshold = objective.threshold(pnl, cost)
+    with tf.GradientTape() as outer:
+        outer.watch(pnl)
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch([pnl, cost])
+            loss = objective.loss(pnl, cost)
+            path_losses = objective.path_losses(pnl, cost, threshold)
+        slopes = inner.gradient(path_losses, [pnl, cost])
+    of_loss = inner.gradient(loss, [pnl, cost])
+    for slope, expected in zip(slopes, of_loss, strict=True):
+        assert_allclose(slope / num_paths, expected, rtol=1e-12, atol=1e-15)
+    k, w = objective.path_curvature(pnl, cost)
+    assert_allclose(outer.gradient(slopes[0], pnl), k, rtol=1e-12)
+    assert_allclose(slopes[1], w, rtol=1e-12)
 
 
 @every_case
@@ -222,6 +368,9 @@ def test_costs_of_other_paths_are_refused():
     pnl, cost = np.zeros([3, 1]), np.zeros(3)
     with pytest.raises(ValueError, match=r"`cost` to be of shape \[3, 1\]. Received shape: \(3,\)"):
         EntropicRisk(10.0).loss(pnl, cost)
+    for objective in (EntropicRisk(10.0), MeanVariance(10.0)):
+        with pytest.raises(ValueError, match=r"`cost` to be of shape \[3\]. Received .*\(2,\)"):
+            objective.update(objective.init(), np.zeros(3), np.zeros(2))
 
 
 @pytest.mark.parametrize(("objective", "name", "value"), BAD)

@@ -7,6 +7,7 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -158,10 +159,53 @@ def test_the_variance_does_not_cancel():
     pnl, cost = 10.0 + 1e-3 * rng.normal(size=1000), rng.uniform(size=1000)
     for batch in np.split(np.arange(1000), [10, 400, 401]):
         metric.update_state(pnl[batch], cost[batch])
-    assert_allclose(metric.result()["pnl_std"], pnl.std(), rtol=1e-6)
+    assert_allclose(metric.result()["pnl_std"], pnl.std(), rtol=1e-10)
     assert_allclose(metric.result()["cost"], cost.mean(), rtol=1e-12)
     metric.reset_state()
     assert_array_equal(list(metric.result().values()), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CallOnNotional:
+    """A sold call on a notional of 100."""
+
+    num_steps: int = 6
+
+    def payoff(self, spot):
+        return 100.0 * tf.nn.relu(spot[:, -1] / spot[:, 0] - 0.9)
+
+    def observables(self, spot):
+        return {}
+
+    def features_at(self, step, spot):
+        return tf.broadcast_to(tf.cast(step, spot.dtype), tf.shape(spot))[..., tf.newaxis]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shifts"),
+    [
+        ({"objective": th.EntropicRisk(1000.0)}, [-0.8, 0.8]),
+        ({"objective": th.EntropicRisk(50.0), "claim": CallOnNotional()}, [0.0]),
+    ],
+    ids=["shifted", "notional of 100"],
+)
+def test_entropic_risks_of_large_losses_and_gains_are_reported(changes, shifts):
+    """By `fit` and by `evaluate`, in batches of which the last is smaller."""
+    problem = dataclasses.replace(PROBLEM, **changes)
+    hedger = th.DeepHedger(problem, th.RecurrentPolicy(units=4, num_blocks=1))
+    hedger.compile(optimizer=keras.optimizers.SGD(0.0))
+    features, (returns, payoff) = problem.episodes(70, seed=1)
+    actions = hedger(features)
+    gains = tf.reduce_sum(tf.cast(actions, tf.float64) * np.float64(returns), [1, 2])
+    a, cost = problem.objective.risk_aversion, np.float64(problem.cost(actions))
+    for shift in shifts:
+        data = features, (returns, payoff + shift)
+        losses = np.float64(payoff + shift) - gains + cost
+        expected = (scipy.special.logsumexp(a * losses) - np.log(70)) / a
+        history = hedger.fit(*data, batch_size=32, verbose=0).history
+        assert_allclose(history["loss"], expected, rtol=1e-5)
+        metrics = hedger.evaluate(*data, batch_size=32, verbose=0, return_dict=True)
+        assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
 def test_training_is_traced_once_for_batches_of_all_sizes(training):

@@ -1,11 +1,14 @@
 """Hedges beside each other on the same paths, with bootstrap intervals."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
+
+RESAMPLES_AT_ONCE = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,27 +123,38 @@ def compare_hedges(outcomes, objective, num_resamples=1000, seed=0):
         checks.elements(f"outcomes of {name}", outcome, np.isfinite, "finite numbers")
     pnl, cost = np.stack(list(outcomes.values()), axis=1)
     centred = pnl - pnl.mean(axis=1, keepdims=True)
-    powers = np.concatenate([centred, centred**2, centred**3, cost, *objective.moments(pnl, cost)])
+    powers = np.stack([centred, centred**2, centred**3, cost])
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([num_paths, *x], tf.float64) for x in ([], [], [None])],
+        autograph=False,
+    )
+    def losses(pnl, cost, counts):
+        """Computes one hedge's loss on samples of paths, `[num_samples]`."""
+        init = tf.repeat(objective.init()[:, tf.newaxis], tf.shape(counts)[1], axis=1)
+        return objective.result(objective.update(init, pnl, cost, counts))
+
+    def statistics(counts):
+        """Computes the fields of `Row` for samples of paths, `[5, num_hedges, num_samples]`.
+
+        The counts say how many times a path is in a sample, `[num_paths, num_samples]`.
+        """
+        mean, square, cube, mean_cost = np.tensordot(powers, counts, axes=1) / num_paths
+        std = np.sqrt(square - mean**2)
+        skewness = (cube - 3.0 * mean * square + 2.0 * mean**3) / np.maximum(std, 1e-300) ** 3
+        counts = tf.constant(counts)
+        loss = np.stack([losses(*x, counts) for x in zip(pnl, cost, strict=True)])
+        return np.stack([std, skewness, mean_cost, loss, loss - loss[0]])
+
     rng = np.random.default_rng(seed)
     draws = (rng.integers(num_paths, size=num_paths) for _ in range(num_resamples))
     counts = (np.bincount(draw, minlength=num_paths) for draw in draws)
-    resampled = np.stack([powers @ count for count in counts]) / num_paths
-    point, sample = (
-        _statistics(x, len(pnl), objective) for x in (powers.mean(axis=1)[np.newaxis], resampled)
-    )
-    low, high = np.quantile(sample, [0.025, 0.975], axis=1)
-    intervals = np.stack([point[:, 0], low, high], axis=-1)  # [statistic, hedge, 3]
+    batches = iter(lambda: list(itertools.islice(counts, RESAMPLES_AT_ONCE)), [])
+    sample = [statistics(np.float64(np.stack(batch, axis=1))) for batch in batches]
+    low, high = np.quantile(np.concatenate(sample, axis=-1), [0.025, 0.975], axis=-1)
+    value = statistics(np.ones([num_paths, 1]))[..., 0]
+    intervals = np.stack([value, low, high], axis=-1)  # [statistic, hedge, 3]
     return {
         name: Row(*(Interval(*numbers) for numbers in intervals[:, i].tolist()))
         for i, name in enumerate(outcomes)
     }
-
-
-def _statistics(moments, num_hedges, objective):
-    """The fields of `Row`, from the means of `powers`, `[num_samples, num_powers num_hedges]`."""
-    mean, square, cube, cost, *own = np.split(moments, moments.shape[1] // num_hedges, axis=1)
-    variance = square - mean**2
-    std = np.sqrt(variance)
-    skewness = (cube - 3.0 * mean * square + 2.0 * mean**3) / np.maximum(std, 1e-300) ** 3
-    loss = objective.loss_of_moments(*own).numpy()
-    return np.stack([std, skewness, cost, loss, loss - loss[:, :1]])

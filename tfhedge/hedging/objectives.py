@@ -1,4 +1,4 @@
-"""Hedging objectives: a value, and the curvature in the actions that a preconditioner needs."""
+"""Hedging objectives: the loss of a sample, its derivatives by path, and its streaming."""
 
 import abc
 import dataclasses
@@ -10,23 +10,40 @@ from tfhedge.serialization import serializable
 
 
 class Objective(abc.ABC):
-    r"""A loss of the P&L and the costs of many paths, and its curvature in the trades.
+    r"""Judges the P&L and the costs of many paths by an optimized certainty equivalent.
 
-    The Hessian by the trades u of one path, times the number of paths, is taken to be that of a
-    surrogate in which the costs are quadratic, c~ u^2, and what the path has to do with the others
-    is constant, eq. (12):
+        loss = min_z E[ l(Gamma_T - psi, C_T; z) ],
+
+    the mean of path losses l, once the threshold z that minimizes it is known. At this threshold,
+    the derivatives of the mean of the path losses are those of the loss (envelope theorem).
+
+    The Hessian of the loss with respect to the trades u of one path, times the number of paths, is
+    approximated by that of the path loss at the fixed threshold with quadratic costs c~ u^2,
+    eq. (12):
 
         H_u = k r r' + 2 w diag(c~, ..., c~),
 
-    with the second derivative k of the loss by the path's P&L, and the first, w, by its costs, both
-    times the number of paths. A subclass supplies these, the loss, and the moments that make it up.
+    with the second derivative k of the path loss with respect to the P&L, and the first, w, with
+    respect to the costs.
 
-    Reference: Mueller et al., section 3.3.
+    A subclass defines the loss; the threshold and the path losses; k and w; and a state from which
+    the loss follows, of fixed size for any number of paths. The state is what `fit` and `evaluate`
+    keep between batches, and what the bootstrap computes of each sample of paths:
+
+        state = objective.init()
+        for pnl, cost in batches:
+            state = objective.update(state, pnl, cost)
+        loss = objective.result(state)
+
+    References:
+        Ben-Tal and Teboulle (2007), An old-new concept of convex risk measures: the optimized
+        certainty equivalent, Mathematical Finance 17(3).
+        Mueller et al., section 3.3.
     """
 
     @abc.abstractmethod
     def loss(self, pnl, cost):
-        """The objective of a sample of paths.
+        """Computes the loss of a sample of paths.
 
         Args:
             pnl: Terminal P&L before costs, Gamma_T - psi, `[num_paths]`.
@@ -37,28 +54,93 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def moments(self, pnl, cost):
-        """What is to be known of each path, so that the loss follows from means over paths.
+    def threshold(self, pnl, cost):
+        """Computes the threshold z that minimizes the mean of the path losses.
 
         Args:
-            pnl: P&L before costs, float64, of any shape.
-            cost: Transaction costs, of the same shape.
+            pnl: P&L before costs, `[num_paths]`.
+            cost: Transaction costs, `[num_paths]`.
 
         Returns:
-            A list of float64 tensors of that shape.
+            The threshold, a scalar.
         """
 
     @abc.abstractmethod
-    def loss_of_moments(self, *means):
-        """The objective, from the means of `moments`."""
+    def path_losses(self, pnl, cost, threshold):
+        """Computes the loss l of each path at a threshold z.
+
+        The mean of the path losses is the loss if the threshold is that of the same paths, and an
+        upper bound of the loss otherwise.
+
+        Args:
+            pnl: P&L before costs, `[num_paths]`.
+            cost: Transaction costs, `[num_paths]`.
+            threshold: The threshold z, a scalar.
+
+        Returns:
+            The path losses, `[num_paths]`.
+        """
 
     @abc.abstractmethod
     def path_curvature(self, pnl, cost):
-        """The numbers k and w of each path; arguments as for `loss`.
+        """Computes the derivatives k and w of the path losses at the threshold of these paths.
+
+            k = d^2 l / d pnl^2,        w = d l / d cost.
+
+        Args:
+            pnl: P&L before costs, `[num_paths]`.
+            cost: Transaction costs, `[num_paths]`.
 
         Returns:
-            Two tensors `[num_paths]`, not negative.
+            k and w, each `[num_paths]`, not negative.
         """
+
+    @abc.abstractmethod
+    def init(self):
+        """Returns the state of no paths, a float64 vector."""
+
+    @abc.abstractmethod
+    def update(self, state, pnl, cost, counts=None):
+        """Adds paths to a state.
+
+        Args:
+            state: State of the paths so far, `[size]`.
+            pnl: P&L before costs, `[num_paths]`.
+            cost: Transaction costs, `[num_paths]`.
+            counts: How many times each path is added, `[num_paths]`; once by default. For the
+                states of many samples at once, `[size, num_samples]`, it is
+                `[num_paths, num_samples]`.
+
+        Returns:
+            The state of all paths, of the shape of `state`.
+        """
+
+    @abc.abstractmethod
+    def result(self, state):
+        """Returns the loss of the paths of a state, 0 if there are none.
+
+        Args:
+            state: The state, `[size]` or `[size, num_samples]`.
+
+        Returns:
+            The loss, a float64 scalar or `[num_samples]`.
+        """
+
+    def risk(self, pnl, cost):
+        """Computes the loss of the P&L about its mean.
+
+            risk = loss(pnl - E[pnl], cost).
+
+        Cash that is added to the P&L does not change this risk.
+
+        Args:
+            pnl: P&L before costs, `[num_paths]`.
+            cost: Transaction costs, `[num_paths]`.
+
+        Returns:
+            The risk, a scalar.
+        """
+        return self.loss(pnl - tf.reduce_mean(pnl), cost)
 
     def pseudo_gradient(self, returns, quadratic_costs, path_curvature, seed):
         """Random vectors LZ with covariance H_u, one for each path.
@@ -125,7 +207,8 @@ class Objective(abc.ABC):
 class MeanVariance(Objective):
     """Variance of the terminal P&L and expected transaction costs, eq. (3).
 
-        loss = gamma Var(Gamma_T - psi) + E[C_T],        k = 2 gamma,        w = 1.
+        loss = gamma Var(Gamma_T - psi) + E[C_T],        k = 2 gamma,        w = 1,
+        l    = gamma (Gamma_T - psi - z)^2 + C_T,        z = E[Gamma_T - psi].
 
     Args:
         risk_aversion: The weight gamma of the variance.
@@ -151,17 +234,30 @@ class MeanVariance(Objective):
         """As `Objective`."""
         return self.risk_aversion * tf.math.reduce_variance(pnl) + tf.reduce_mean(cost)
 
-    def moments(self, pnl, cost):
-        """P&L, its square, and costs."""
-        return [pnl, pnl**2, cost]
+    def threshold(self, pnl, cost):
+        """Computes the mean P&L."""
+        return tf.reduce_mean(pnl)
 
-    def loss_of_moments(self, pnl, squared_pnl, cost):
-        """From the means of these."""
-        return self.risk_aversion * tf.nn.relu(squared_pnl - pnl**2) + cost
+    def path_losses(self, pnl, cost, threshold):
+        """Computes gamma (pnl - z)^2 + cost."""
+        return self.risk_aversion * (pnl - threshold) ** 2 + cost
 
     def path_curvature(self, pnl, cost):
-        """The numbers 2 gamma and 1."""
+        """Returns 2 gamma and 1 for each path."""
         return tf.ones_like(pnl) * (2.0 * self.risk_aversion), tf.ones_like(cost)
+
+    def init(self):
+        """Returns the moments of no paths, as `update_moments` takes them."""
+        return tf.zeros([4], tf.float64)
+
+    def update(self, state, pnl, cost, counts=None):
+        """Updates the moments of P&L and costs."""
+        return update_moments(state, pnl, cost, counts)
+
+    def result(self, state):
+        """Computes the loss from the moments."""
+        _, _, variance, cost = tf.unstack(state)
+        return self.risk_aversion * variance + cost
 
 
 @serializable
@@ -170,7 +266,8 @@ class EntropicRisk(Objective):
     r"""The sure loss that a desk of exponential utility likes as much as its P&L after costs.
 
         loss = 1/a log E[ e^{-a (Gamma_T - psi - C_T)} ],        k = a w,
-        w    = e^{-a (Gamma_T - psi - C_T)} / E[ e^{-a (Gamma_T - psi - C_T)} ].
+        w    = e^{-a (Gamma_T - psi - C_T)} / E[ e^{-a (Gamma_T - psi - C_T)} ],
+        l    = z + 1/a (e^{-a (Gamma_T - psi - C_T + z)} - 1),        z = loss.
 
     Without the premium in the P&L that is the price at which the desk is indifferent to the deal.
     For small a it is the mean loss and a/2 times the variance, to which a large loss adds more than
@@ -203,20 +300,109 @@ class EntropicRisk(Objective):
         total = tf.reduce_logsumexp(exponents) - tf.math.log(num_paths)
         return total / self.risk_aversion
 
-    def moments(self, pnl, cost):
-        """The exponential, which is infinite from losses of 700 / a on."""
-        return [tf.exp(self._exponents(pnl, cost))]
+    def threshold(self, pnl, cost):
+        """Computes the loss, which is the threshold too."""
+        return self.loss(pnl, cost)
 
-    def loss_of_moments(self, exponential):
-        """From the mean of this."""
-        return tf.math.log(exponential) / self.risk_aversion
+    def path_losses(self, pnl, cost, threshold):
+        """Computes z + (exp(a (cost - pnl - z)) - 1) / a."""
+        exponents = self._exponents(pnl + threshold, cost)
+        return threshold + tf.math.expm1(exponents) / self.risk_aversion
 
     def path_curvature(self, pnl, cost):
-        """The numbers a w and w."""
+        """Computes a w and the weights w."""
         exponents = self._exponents(pnl, cost)
         w = tf.nn.softmax(exponents) * tf.cast(tf.size(exponents), exponents.dtype)
         return self.risk_aversion * w, w
 
+    def init(self):
+        """Returns the number of paths and their loss, both 0."""
+        return tf.zeros([2], tf.float64)
+
+    def update(self, state, pnl, cost, counts=None):
+        """Updates the number of paths and their loss by log-sum-exp."""
+        pnl, cost, counts = _as_float64(pnl, cost, counts)
+        num_before, loss_before = tf.unstack(state)
+        num_paths = num_before + tf.reduce_sum(counts, axis=0)
+        before = self.risk_aversion * loss_before + tf.math.log(num_before)
+        new = _log_sum_exp(self._exponents(pnl, cost), counts)
+        log_mean = tf.reduce_logsumexp([before, new], axis=0) - tf.math.log(num_paths)
+        loss = tf.where(num_paths > 0.0, log_mean / self.risk_aversion, 0.0)
+        return tf.stack([num_paths, loss])
+
+    def result(self, state):
+        """Returns the loss of the state."""
+        return state[1]
+
     def _exponents(self, pnl, cost):
         checks.shape("cost", cost, pnl.shape)
         return self.risk_aversion * (cost - pnl)
+
+
+def update_moments(moments, pnl, cost, counts=None):
+    """Updates the moments of P&L and costs by paths, without cancellation.
+
+    The variance of all paths is that within the groups, before and now, and that between them:
+
+        Var = E[ variance of group + (mean of group - mean)^2 ].
+
+    Args:
+        moments: Number of paths, mean P&L, variance of the P&L and mean cost of the paths so far,
+            float64 `[4]` or `[4, num_samples]`; zeros for none.
+        pnl: P&L before costs, `[num_paths]`.
+        cost: Transaction costs, `[num_paths]`.
+        counts: As for `Objective.update`.
+
+    Returns:
+        The moments of all paths.
+
+    Example:
+    >>> pnl, cost = tf.constant([1.0, 3.0]), tf.constant([0.25, 0.75])
+    >>> print(update_moments(tf.zeros([4], tf.float64), pnl, cost).numpy())
+    [2.  2.  1.  0.5]
+
+    Reference: Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, The
+    American Statistician 37(3).
+    """
+    pnl, cost, counts = _as_float64(pnl, cost, counts)
+    centre = _average(pnl, tf.ones_like(pnl))
+    centred, num_paths = pnl - centre, tf.reduce_sum(counts, axis=0)
+    sums = tf.tensordot(tf.stack([centred, centred**2, cost]), counts, axes=1)
+    shift, square, cost = tf.unstack(tf.math.divide_no_nan(sums, num_paths))
+    group = num_paths, centre + shift, tf.nn.relu(square - shift**2), cost
+
+    num_paths, means, variances, costs = zip(tf.unstack(moments), group, strict=True)
+    mean = _average(means, num_paths)
+    variance = _average(variances + (means - mean) ** 2, num_paths)
+    return tf.stack([tf.add_n(num_paths), mean, variance, _average(costs, num_paths)])
+
+
+def _average(values, weights):
+    """Computes the weighted mean along the first axis, 0 if all weights are."""
+    total = tf.reduce_sum(weights, axis=0)
+    return tf.math.divide_no_nan(tf.reduce_sum(tf.multiply(weights, values), axis=0), total)
+
+
+def _log_sum_exp(exponents, counts):
+    """Computes log(sum_i counts_i exp(exponents_i)) for each column of `counts`.
+
+    The 32 largest exponents are added one by one, the others by a matrix product relative to the
+    least of the 32. The product may underflow where it matters only in a sample that has none of
+    the 32; a sample with replacement is such with a probability of e^-32.
+    """
+    largest, indices = tf.math.top_k(exponents, tf.minimum(32, tf.size(exponents)))
+    least = tf.reduce_sum(largest[-1:])  # 0 if there are no paths
+    terms = tf.tensor_scatter_nd_update(
+        tf.exp(exponents - least), indices[:, tf.newaxis], tf.zeros_like(largest)
+    )
+    others = least + tf.math.log(tf.tensordot(terms, counts, axes=1))
+    log_counts = tf.math.log(tf.gather(counts, indices))
+    one_by_one = tf.transpose(tf.transpose(log_counts) + largest)
+    return tf.reduce_logsumexp(tf.concat([one_by_one, others[tf.newaxis]], axis=0), axis=0)
+
+
+def _as_float64(pnl, cost, counts):
+    """Casts P&L, costs and counts, which are ones by default, to float64."""
+    checks.shape("cost", cost, pnl.shape)
+    pnl, cost = tf.cast(pnl, tf.float64), tf.cast(cost, tf.float64)
+    return pnl, cost, tf.ones_like(pnl) if counts is None else tf.cast(counts, tf.float64)

@@ -53,7 +53,7 @@ class HedgingProblem:
         for name, members in (
             ("claim", ("num_steps", "payoff", "observables", "features_at")),
             ("instruments", ("premiums", "returns", "availability", "costs", "held")),
-            ("objective", ("loss", "moments", "loss_of_moments", "path_curvature")),
+            ("objective", sorted(Objective.__abstractmethods__)),
         ):
             part = getattr(self, name)
             missing = [member for member in members if not hasattr(part, member)]
