@@ -44,6 +44,6 @@ def test_bad_sizes_are_refused(name, value):
 
 
 def test_what_cannot_be_observed_is_refused():
-    message = r"`observes` to be one of \('last_action', 'nothing'\). .*observes='everything'"
+    message = r"`observes` to be one of \('log_action', .*observes='everything'"
     with pytest.raises(ValueError, match=message):
         HedgeCell(2, observes="everything")

@@ -20,7 +20,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 class Case:
     """A policy far from its start, and paths for it, of sizes that divide nothing."""
 
-    def __init__(self, seed, dtype="float64", num_paths=None, observes="last_action"):
+    def __init__(self, seed, dtype="float64", num_paths=None, observes="log_action"):
         rng = np.random.default_rng(seed)
         num_steps, num_features, num_instruments = rng.integers(1, [9, 5, 7])
         units, num_blocks = rng.integers([2, 1], [9, 4]).tolist()
@@ -160,7 +160,7 @@ def test_actions_are_the_same_in_batches_of_the_same_size():
 
 
 @pytest.mark.parametrize(
-    ("num_paths", "observes"), [(1, "last_action"), (64, "last_action"), (150, "nothing")]
+    ("num_paths", "observes"), [(1, "log_action"), (64, "last_action"), (150, "nothing")]
 )
 def test_gains_and_costs_are_sums_of_the_trades(num_paths, observes):
     case = Case(seed=15, num_paths=num_paths, observes=observes)
@@ -189,7 +189,7 @@ def test_gains_and_costs_are_sums_of_the_trades(num_paths, observes):
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "observes"), [(10**9, "last_action"), (10**9, "nothing"), (40_000, "last_action")]
+    ("max_bytes", "observes"), [(10**9, "log_action"), (10**9, "nothing"), (40_000, "last_action")]
 )
 def test_moments_of_the_layer_inputs_are_those_of_keras(max_bytes, observes, monkeypatch):
     case = Case(seed=13, num_paths=150, observes=observes)

@@ -56,9 +56,11 @@ def jacobian(policy):
 
 def test_derivatives_equal_the_jacobian(policy, jacobian, route):
     directions = some_directions(policy)
-    changes = tf.function(route.action_derivatives, autograph=False)(
+    actions, changes = tf.function(route.action_derivatives, autograph=False)(
         policy, FEATURES, AVAILABLE, directions
     )
+    assert_allclose(actions, policy(FEATURES, AVAILABLE), rtol=1e-10, atol=1e-12)
+    assert_allclose(route.actions(policy, FEATURES, AVAILABLE), actions, rtol=1e-10, atol=1e-12)
     for direction, change in zip(directions, changes, strict=True):
         expected = sum(
             np.tensordot(j, d, axes=d.ndim) for j, d in zip(jacobian, direction, strict=True)

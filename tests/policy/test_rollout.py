@@ -16,7 +16,7 @@ AVAILABLE = (np.arange(NUM_STEPS)[:, None] < [6, 5, 3, 0]).astype(np.float32)
 
 
 def random_policy(
-    units, num_blocks, dtype="float64", observes="last_action", policy_class=RecurrentPolicy
+    units, num_blocks, dtype="float64", observes="log_action", policy_class=RecurrentPolicy
 ):
     """A built policy far from its start, but for the head: symexp feeds back into itself."""
     policy = policy_class(units, num_blocks, observes, dtype=dtype)
@@ -34,11 +34,16 @@ def observations(num_paths=NUM_PATHS, seed=1):
     return np.random.default_rng(seed).normal(size=[num_paths, NUM_STEPS, NUM_FEATURES])
 
 
+def seen(observes, action):
+    symlog = np.sign(action) * np.log(1.0 + np.abs(action))
+    return {"log_action": symlog, "last_action": action, "nothing": 0.0 * action}[observes]
+
+
 def section_4_1(policy, features):
     """The actions on one path, from the policy's weights in their order."""
     inlet, inlet_bias, *blocks, outlet, outlet_bias = policy.get_weights()
     blocks = [blocks[i : i + 3] for i in range(0, len(blocks), 3)]
-    past = np.zeros(NUM_INSTRUMENTS)  # the last action, or nothing
+    past = np.zeros(NUM_INSTRUMENTS)  # what is seen of the last action
     hidden = [np.zeros(policy.units) for _ in blocks]
     carry = [np.zeros(policy.units) for _ in blocks]
     actions = []
@@ -53,8 +58,7 @@ def section_4_1(policy, features):
         y = x @ outlet + outlet_bias
         action = AVAILABLE[t] * np.sign(y) * (np.exp(np.abs(y)) - 1.0)
         actions.append(action)
-        if policy.observes == "last_action":
-            past = action
+        past = seen(policy.observes, action)
     return actions
 
 
@@ -80,8 +84,7 @@ def test_actions_of_a_dense_policy_equal_a_transcription(observes):
     past = np.zeros([NUM_PATHS, NUM_INSTRUMENTS])
     actions = policy(features, AVAILABLE).numpy()
     for t, available in enumerate(AVAILABLE):
-        seen = {"last_action": past, "nothing": 0.0 * past}
-        x = np.append(seen[observes], features[:, t], axis=1) @ inlet + inlet_bias
+        x = np.append(seen(observes, past), features[:, t], axis=1) @ inlet + inlet_bias
         for scale, kernel, bias in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
             norm = np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-7)
             y = (scale * x / norm) @ kernel + bias

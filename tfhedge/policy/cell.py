@@ -4,10 +4,17 @@ import keras
 from keras import ops
 
 from tfhedge import checks
-from tfhedge.numerics import symexp
+from tfhedge.numerics import symexp, symlog
 
 # What a policy may see of its past actions.
-OBSERVABLE = ("last_action", "nothing")
+OBSERVABLE = ("log_action", "last_action", "nothing")
+
+
+def seen(observes, action):
+    """Returns what a policy sees of its last action, of the shape of the action."""
+    if observes == "log_action":
+        return symlog(action)
+    return action if observes == "last_action" else ops.zeros_like(action)
 
 
 class Scale(keras.layers.Layer):
@@ -27,13 +34,18 @@ class Cell(keras.layers.Layer):
 
     With availability mask m_t and the state h_t of the blocks,
 
-        x_0 = W^I I_t + W^u u_{t-1} + b
+        x_0 = W^I I_t + W^u symlog(u_{t-1}) + b
         x_l = x_{l-1} + block_l( RMSNorm_l(x_{l-1}), h_{t-1} ),      l = 1..num_blocks
         u_t = symexp( m_t * (W x_L + b) ).
 
     The last layer starts with zero bias and He weights scaled by 1e-3, so that an untrained policy
-    hardly trades. What it sees of its past actions is the last one, u_{t-1}, or nothing, zeros in
-    its place. What an action means, a trade or a position, is not for the cell to know.
+    hardly trades. What an action means, a trade or a position, is not for the cell to know.
+
+    The policy sees the symmetric logarithm of its last action. The paper feeds back the action
+    itself: then every pass through symexp multiplies a change of the action by exp|symlog(u)|, and
+    the actions of an option on a large notional, or after one long step of an optimizer, grow
+    without bound within a few time steps. The logarithm undoes that factor, and is the identity for
+    small actions such as the paper's.
 
     All weights sit in layers that apply one matrix or one scale to an input a_t:
     `step` hands out these inputs, and lets the caller add a probe to each product s_t = W a_t,
@@ -43,7 +55,8 @@ class Cell(keras.layers.Layer):
         num_instruments: Number of instruments d.
         units: Width of the blocks.
         num_blocks: Number of residual blocks.
-        observes: What the cell sees of its past actions, `"last_action"` or `"nothing"`.
+        observes: What the cell sees of its last action: `"log_action"`, the symmetric logarithm;
+            `"last_action"`, the action itself, as in the paper; or `"nothing"`, zeros.
 
     Call arguments:
         inputs: Availability and features side by side,
@@ -60,7 +73,7 @@ class Cell(keras.layers.Layer):
     # Name, inputs and outputs of a block's matrix, the sizes in units, and names of its states.
     block_name, block_inputs, block_outputs, block_states = "block", 1, 1, ()
 
-    def __init__(self, num_instruments, units=32, num_blocks=4, observes="last_action", **kwargs):
+    def __init__(self, num_instruments, units=32, num_blocks=4, observes="log_action", **kwargs):
         super().__init__(**kwargs)
         self.num_instruments = checks.positive_integer("num_instruments", num_instruments)
         self.units = checks.positive_integer("units", units)
@@ -143,9 +156,7 @@ class Cell(keras.layers.Layer):
 
         past, *memory = states
         available, features = ops.split(inputs, [self.num_instruments], axis=-1)
-        if self.observes == "nothing":
-            past = ops.zeros_like(past)
-        x = linear(ops.concatenate([past, features], axis=-1))
+        x = linear(ops.concatenate([seen(self.observes, past), features], axis=-1))
         num_states, next_memory = len(self.block_states), []
         for block in range(self.num_blocks):
             state = memory[num_states * block : num_states * (block + 1)]

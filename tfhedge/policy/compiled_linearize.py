@@ -64,8 +64,13 @@ def action_derivatives(policy, features, availability, directions):
         for number, x in enumerate(zip(*changes, strict=True))
     ]
     shared = (policy.cell.observes, _column(availability, features.dtype), folded, stacked)
-    derivatives = _side_by_side(_derivatives, shared, [features])
-    return [_paths_first(x) for x in tf.unstack(derivatives, axis=2)]
+    actions, derivatives = _side_by_side(_derivatives, shared, [features])
+    return _paths_first(actions), [_paths_first(x) for x in tf.unstack(derivatives, axis=2)]
+
+
+def actions(policy, features, availability):
+    """As `tfhedge.policy.linearize.actions`."""
+    return policy.compiled(features, availability, differentiable=False)
 
 
 def _side_by_side(loop, shared, batches):
@@ -128,11 +133,10 @@ def _derivatives(observes, available, weights, directions, features):
         change, *states = step_along(
             observes, available[t], weights, directions, features[t], *states
         )
-        return [change], states
+        return [states[0][0], change], states
 
     state = zero_state(weights, num_paths)
     tangents = tf.nest.map_structure(
         lambda x: tf.zeros([x.shape[0], num_directions, num_paths], x.dtype), state
     )
-    (changes,) = unroll(body, num_steps, [state, tangents])
-    return changes
+    return unroll(body, num_steps, [state, tangents])

@@ -15,6 +15,7 @@ tanh, a step takes 3 % longer. `HedgeCell` defines what this computes.
 import tensorflow as tf
 
 from tfhedge.numerics import symexp
+from tfhedge.policy.cell import seen
 
 _EPSILON = 1e-7  # that of `keras.ops.rms_normalization`
 
@@ -75,8 +76,7 @@ def step(observes, available, weights, features, state):
     """
     past, hidden, carry = state
     inlet, inlet_bias, *blocks, outlet, outlet_bias = weights
-    if observes == "nothing":
-        past = tf.zeros_like(past)
+    past = seen(observes, past)
     x = inlet @ tf.concat([past, features], axis=0) + inlet_bias
     kept, next_hidden, next_carry = [past, x], [], []
     for matrix, bias, h, c in zip(blocks[::2], blocks[1::2], hidden, carry, strict=True):
@@ -116,8 +116,8 @@ def step_along(observes, available, weights, directions, features, state, tangen
     past_dot, hidden_dot, carry_dot = tangents
     parts = weights[::2], weights[1::2], directions[::2], directions[1::2]
     inlet, *blocks, outlet = zip(*parts, strict=True)
-    if observes == "nothing":
-        past, past_dot = tf.zeros_like(past), tf.zeros_like(past_dot)
+    past = seen(observes, past)
+    past_dot *= _seen_slope(observes, past)[:, tf.newaxis]
     features_dot = tf.repeat(tf.zeros_like(features)[:, tf.newaxis], past_dot.shape[1], axis=1)
     x, x_dot = _product_along(
         inlet, tf.concat([past, features], axis=0), tf.concat([past_dot, features_dot], axis=0)
@@ -225,8 +225,7 @@ def step_back(observes, available, transposed, features, kept, before, action, d
     d_input = inlet @ d_x
     num_instruments = outlet.shape[1]
     d_past, d_features = d_input[:num_instruments], d_input[num_instruments:]
-    if observes == "nothing":
-        d_past = tf.zeros_like(d_past)
+    d_past *= _seen_slope(observes, kept[0])
     pairs = list(zip(inputs, gradients[::-1], strict=True))
     return pairs, d_features, (d_past, d_hidden, d_carry)
 
@@ -293,6 +292,13 @@ def _gates(logits):
     """Write, forget, candidate and read, by one tanh."""
     write, forget, candidate, read = tf.split(tf.tanh(logits), 4)
     return 0.5 + 0.5 * write, 0.5 + 0.5 * forget, candidate, 0.5 + 0.5 * read
+
+
+def _seen_slope(observes, past):
+    """Returns the derivative of what is seen with respect to the last action, from what is seen."""
+    if observes == "log_action":
+        return tf.exp(-tf.abs(past))  # 1 / (1 + |action|)
+    return tf.ones_like(past) if observes == "last_action" else tf.zeros_like(past)
 
 
 def _inverse_rms(x):

@@ -97,14 +97,22 @@ def action_derivatives(policy, features, availability, directions):
     ]
 
     def step(inputs, states):
-        return with_tangents(lambda state: cell.step(inputs[0], state), weights, directions, states)
+        changes, states = with_tangents(
+            lambda state: cell.step(inputs[0], state), weights, directions, states
+        )
+        return [states[0][0], *changes], states
 
     zeros = _initial_states(cell, inputs)
-    changes = _unroll(step, [inputs], [zeros] * (1 + len(directions)))
-    return [
+    actions, *changes = _unroll(step, [inputs], [zeros] * (1 + len(directions)))
+    return _swap_time(tf.cast(actions, cell.variable_dtype)), [
         size * _swap_time(tf.cast(change, cell.variable_dtype))
         for change, size in zip(changes, sizes, strict=True)
     ]
+
+
+def actions(policy, features, availability):
+    """All actions of each path."""
+    return tf.cast(policy(features, availability), policy.variable_dtype)
 
 
 def with_tangents(step, weights, directions, states):

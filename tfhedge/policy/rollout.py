@@ -18,7 +18,8 @@ class Policy(keras.layers.Layer):
     Args:
         units: Width of the cell's blocks.
         num_blocks: Number of residual blocks.
-        observes: What the policy sees of its past actions, `"last_action"` or `"nothing"`.
+        observes: What the policy sees of its last action: `"log_action"`, the symmetric logarithm;
+            `"last_action"`, the action itself, as in the paper; or `"nothing"`.
 
     Call arguments:
         features: `[num_paths, num_steps, num_features]`.
@@ -34,7 +35,7 @@ class Policy(keras.layers.Layer):
 
     cell_class = None
 
-    def __init__(self, units=32, num_blocks=4, observes="last_action", **kwargs):
+    def __init__(self, units=32, num_blocks=4, observes="log_action", **kwargs):
         super().__init__(**kwargs)
         self.units = checks.positive_integer("units", units)
         self.num_blocks = checks.positive_integer("num_blocks", num_blocks)

@@ -13,7 +13,7 @@ from tfhedge.files import read_json
 
 # The settings of each optimizer, with their defaults.
 OPTIMIZERS = {
-    "dh-kfac": {"learning_rate": 1.0, "learning_rate_decay": 0.997},
+    "dh-kfac": {"learning_rate": 1.0, "trust_region": 0.3},
     # The winners of their searches in `tfhedge experiment optimizers`.
     "dh-kfac-paper": {"learning_rate": 4e-3, "trust_region": 1e-3},
     "adam": {"learning_rate": 5e-4, "learning_rate_decay": 0.9995},
@@ -30,7 +30,7 @@ SAMPLERS = ("grid", "tpe")
 
 # The values of these settings that a search tries, each with each, or the range that they span.
 SEARCH_GRIDS = {
-    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "learning_rate_decay": (0.995, 0.997, 0.999)},
+    "dh-kfac": {"learning_rate": (0.6, 0.8, 1.0), "trust_region": (0.1, 0.3, 1.0)},
     "dh-kfac-paper": {"learning_rate": (2e-3, 4e-3, 8e-3), "trust_region": (1e-5, 1e-4, 1e-3)},
     "adam": {
         "learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3),
@@ -43,7 +43,7 @@ GRIDS = ("floating", "fixed", "none")
 
 # What a policy may decide on, and see of what it decided; as in `tfhedge.hedging.controls` and
 # `tfhedge.policy.cell`, which import TensorFlow.
-CONTROLS, OBSERVABLE = ("positions", "trades"), ("last_action", "nothing")
+CONTROLS, OBSERVABLE = ("positions", "trades"), ("log_action", "last_action", "nothing")
 
 # What a run is continued from, with which settings.
 CHECKPOINT_FILE, CONFIG_FILE = "checkpoint.npz", "config.json"
@@ -84,11 +84,11 @@ class RunConfig:
     batch_size: int = _setting(TRAINING, 2048, "paths in a step")
     learning_rate: float | None = _optimizer_setting(
         "learning_rate",
-        "dh-kfac: initial share of the minimizing step; dh-kfac-paper: largest step size eta_max; "
+        "dh-kfac: share of the minimizing step; dh-kfac-paper: largest step size eta_max; "
         "adam: peak learning rate",
     )
     learning_rate_decay: float | None = _optimizer_setting(
-        "learning_rate_decay", "factor by which the learning rate falls in each step"
+        "learning_rate_decay", "adam: factor by which the learning rate falls in each step"
     )
     trust_region: float | None = _optimizer_setting(
         "trust_region", "initial size rho^TR of the trust region"
@@ -111,7 +111,7 @@ class RunConfig:
         CONTROLS,
     )
     observes: str = _setting(
-        POLICY, "last_action", "what the policy sees of its past actions", OBSERVABLE
+        POLICY, "log_action", "what the policy sees of its last action", OBSERVABLE
     )
     spot: float = _setting(MARKET, 1.0, "initial price of the underlying")
     v0: float = _setting(MARKET, 0.0625, "initial variance")
@@ -157,8 +157,8 @@ class RunConfig:
                 raise ValueError(
                     f"Expected no `{name}`, as {self.optimizer} has none. Received: {name}={value}"
                 )
-            one_at_most = name == "learning_rate_decay" or self.optimizer == "dh-kfac"
-            largest = 1.0 if one_at_most else math.inf
+            is_share = self.optimizer == "dh-kfac" and name == "learning_rate"
+            largest = 1.0 if is_share or name == "learning_rate_decay" else math.inf
             checks.in_range(name, value, 0.0, largest, closed="right")
         if self.num_steps % self.period:
             raise ValueError(
