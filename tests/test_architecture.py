@@ -63,7 +63,12 @@ TABLE = {
         "tfhedge.checks",
     ],
     "tfhedge.hedging.controls": ["tfhedge.checks"],
-    "tfhedge.hedging.objectives": ["tfhedge.checks", "tfhedge.serialization"],
+    "tfhedge.hedging.streaming": ["tfhedge.checks"],
+    "tfhedge.hedging.objectives": [
+        "tfhedge.hedging.streaming",
+        "tfhedge.checks",
+        "tfhedge.serialization",
+    ],
     "tfhedge.hedging.problem": [
         "tfhedge.hedging.claims",
         "tfhedge.hedging.instruments",

@@ -1,9 +1,10 @@
 """What `fit` and `evaluate` report of the paths that they have seen."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfhedge.hedging.objectives import update_moments
+from tfhedge.hedging.streaming import update_moments
 
 
 class HedgeMetric(keras.metrics.Metric):
@@ -36,7 +37,8 @@ class HedgeMetric(keras.metrics.Metric):
         self.state.assign(self.objective.update(self.state.value, pnl, cost))
 
     def result(self):
-        """Returns `{"loss", "pnl_std", "cost"}` of the paths seen so far."""
-        _, _, variance, cost = tf.unstack(self.moments.value)
+        """Returns `{"loss", "pnl_std", "cost"}` of the paths seen so far, NaN if there are none."""
+        num_paths, _, variance, cost = tf.unstack(self.moments.value)
         loss = self.objective.result(self.state.value)
-        return {"loss": loss, "pnl_std": tf.sqrt(variance), "cost": cost}
+        values = {"loss": loss, "pnl_std": tf.sqrt(variance), "cost": cost}
+        return {name: tf.where(num_paths > 0.0, x, np.nan) for name, x in values.items()}
