@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from tfhedge.serving.client import HedgeClient as HedgeClient
     from tfhedge.serving.export import export as export
     from tfhedge.training.callbacks import OptimizerStatistics as OptimizerStatistics
+    from tfhedge.training.guard import TrainingError as TrainingError
     from tfhedge.training.hedger import DeepHedger as DeepHedger
 
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "OptimizerStatistics": "tfhedge.training.callbacks",
     "OptionChain": "tfhedge.market.chain",
     "RecurrentPolicy": "tfhedge.policy.rollout",
+    "TrainingError": "tfhedge.training.guard",
     "black_price": "tfhedge.market.implied",
     "calibrate": "tfhedge.market.calibration",
     "compare_hedges": "tfhedge.evaluation.comparison",

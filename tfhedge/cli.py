@@ -151,7 +151,7 @@ def train(parser, options):
             return 1
     done = f"{summary['steps']} steps in {summary['seconds']:.0f} s: {folder}"
     if report is None:
-        print(f"tfhedge train: training diverged, the loss is not finite; {done}", file=sys.stderr)
+        print(f"tfhedge train: {summary['failure']}; {done}", file=sys.stderr)
         return 1
     print(f"\n{report}\n\n{done}")
     return 130 if summary["stopped_by"] == "interrupted" else 0

@@ -373,6 +373,13 @@ def batch_of(hedger, features, returns, num_paths):
         yield a, np.stack(g, axis=1)[:num_paths]
 
 
+def sampled_first(x, num_paths):
+    """The paths of a batch, those of a systematic sample first."""
+    sums = np.cumsum(np.full(len(x), num_paths / len(x)))
+    paths = np.searchsorted(sums, np.arange(num_paths) + 0.5)
+    return tf.gather(x, [*paths, *np.setdiff1d(np.arange(len(x)), paths)])
+
+
 def by_layer(cell, values):
     """Kernels with their biases, and scales, of the shape of W."""
     values = iter(values)
@@ -401,9 +408,11 @@ def test_steps_of_a_hedger_equal_algorithm1(monkeypatch):
     for i, batch in enumerate(paths):
         features, (returns, payoff) = tf.nest.map_structure(lambda x: tf.cast(x, tf.float64), batch)
         if i == 0:
-            first = list(batch_of(hedger, features, returns, NUM_INITIAL_PATHS))
+            inputs = (sampled_first(x, NUM_INITIAL_PATHS) for x in (features, returns))
+            first = list(batch_of(hedger, *inputs, NUM_INITIAL_PATHS))
             initialize(layers, first, options["rho"])
-        sample = [(a, g[0]) for a, g in batch_of(hedger, features, returns, 1)]
+        inputs = (sampled_first(x, 1) for x in (features, returns))
+        sample = [(a, g[0]) for a, g in batch_of(hedger, *inputs, 1)]
         with tf.GradientTape() as tape:  # 15
             trades = hedger(features)
             pnl, cost = PROBLEM.pnl(trades, returns, payoff), PROBLEM.cost(trades)

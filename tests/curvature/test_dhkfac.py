@@ -48,19 +48,19 @@ def flat(tensors):
 class Quadratic:
     """The loss w'Bw / 2 - b'w, and samples that have little to do with B."""
 
-    loss_scale = 2.0
-
     def __init__(self, dtype="float32"):
         self.dtype, rng = dtype, np.random.default_rng(1)
         size = sum(np.prod(shape) for shape in shapes())
         root = rng.normal(size=[size, size])
         self.matrix = root @ root.T / size + 0.1 * np.eye(size)
         self.vector = rng.normal(size=size)
+        self.risk = tf.constant(2.0, dtype)
 
     def loss(self, weights):
         return 0.5 * weights @ self.matrix @ weights - self.vector @ weights
 
     def gradients(self, variables):
+        self.variables = variables
         gradient = self.matrix @ flat(variables) - self.vector
         ends = np.cumsum([np.prod(v.shape) for v in variables])[:-1]
         parts = np.split(gradient.astype(self.dtype), ends)
@@ -77,9 +77,23 @@ class Quadratic:
             for i, (_, inputs, outputs, _) in enumerate(LAYERS)
         ]
 
-    def gram(self, directions, num_paths):
-        v = tf.stack([tf.concat([tf.reshape(x, [-1]) for x in d], axis=0) for d in directions])
-        return v @ tf.constant(self.matrix, self.dtype) @ tf.transpose(v)
+    def quadratic(self, directions, num_paths):
+        v = tf.stack([joined(d) for d in directions])
+        matrix, vector = (tf.constant(x, self.dtype) for x in (self.matrix, self.vector))
+        gradient = tf.linalg.matvec(matrix, joined(self.variables)) - vector
+        kink = lambda coefficients: tf.zeros_like(coefficients[0])  # noqa: E731
+        return tf.linalg.matvec(v, gradient), v @ matrix @ tf.transpose(v), kink
+
+    def change(self, update, num_paths):
+        slopes, gram, _ = self.quadratic([update], num_paths)
+        return slopes[0] + 0.5 * gram[0, 0]
+
+    def risk_after(self, update):
+        return self.risk
+
+
+def joined(tensors):
+    return tf.concat([tf.reshape(x, [-1]) for x in tensors], axis=0)
 
 
 class Transcription:
@@ -150,7 +164,9 @@ class Transcription:
         self.D[layer] = beta * self.D[layer] + (1.0 - beta) * np.mean(per_path**2, axis=0)
 
     def precondition(self, gradient):
+        # The damping starts at 100, unless D were then shrunk by more than all of it.
         rho, blocks = self.options["shrinkage"], []
+        rho = max(min(100.0 * rho, 1.0) * 0.9**self.iteration, rho)
         shared = 0.9**self.iteration * np.concatenate(self.D).mean()
         for Q, D in zip(self.Q, self.D, strict=True):
             block, gradient = gradient[: len(D)], gradient[len(D) :]
@@ -160,7 +176,7 @@ class Transcription:
     def take_step(self, direction, gradient):
         options, i, matrix = self.options, self.iteration, self.problem.matrix
         rate = self.learning_rate
-        rate = rate(i) if callable(rate) else float(rate) * options["learning_rate_decay"] ** i
+        rate = rate(i) if callable(rate) else rate
         for momentum in (options["momentum"], 0.0):
             onward = momentum * self.previous
             alpha = direction @ (gradient + matrix @ onward) / (direction @ matrix @ direction)
@@ -177,7 +193,6 @@ OPTIONS = {
     "no momentum": {"momentum": 0.0, "trust_region": 1e6},
     "full steps": {
         "learning_rate": 1.0,
-        "learning_rate_decay": 1.0,
         "shrinkage": 0.1,
         "trust_region": 1e6,
     },
@@ -233,7 +248,7 @@ def test_a_step_is_the_same_without_a_graph():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_quadratic_is_minimized(momentum):
     problem, variables = Quadratic(), new_variables()
-    optimizer = DHKFAC(1.0, learning_rate_decay=1.0, momentum=momentum, trust_region=1e6)
+    optimizer = DHKFAC(1.0, momentum=momentum, trust_region=1e6)
     optimizer.build(variables)
     step, losses = graph_step(optimizer, problem, variables), [problem.loss(flat(variables))]
     least = problem.loss(np.linalg.solve(problem.matrix, problem.vector))
@@ -269,6 +284,99 @@ def test_momentum_that_goes_uphill_is_dropped():
     assert np.any(runs[0] != flat(new_variables()))
 
 
+# --- steps that M is wrong about -----------------------------------------------------------------
+
+
+class Bent(Quadratic):
+    """A loss that is the quadratic for small updates, and rises beyond."""
+
+    def __init__(self, radius, dtype="float32"):
+        super().__init__(dtype)
+        self.radius = radius
+
+    def change(self, update, num_paths):
+        size = tf.norm(joined(update))
+        change = super().change(update, num_paths)
+        return tf.where(size > self.radius, np.nan if self.radius == 0.0 else 1e3, change)
+
+
+def test_a_step_is_halved_until_the_loss_agrees():
+    """To the longest of 1, 1/2, 1/4, ... within the range of the quadratic."""
+    steps = []
+    for problem in (Quadratic(), Bent(radius=0.1)):
+        variables, optimizer = new_variables(), DHKFAC()
+        optimizer.build(variables)
+        graph_step(optimizer, problem, variables)()
+        steps.append((flat(optimizer.momentums), float(optimizer.damping)))
+    (whole, damping), (halved, more_damping) = steps
+    length = 0.5 ** np.ceil(np.log2(np.linalg.norm(whole) / 0.1))
+    assert length < 0.5
+    assert_allclose(halved, length * whole, rtol=1e-5)
+    assert_allclose(damping, 90.0, rtol=1e-6)
+    assert_allclose(more_damping, 100.0 / np.sqrt(length), rtol=1e-6)
+
+
+def test_where_no_length_will_do_the_step_is_rejected():
+    problem, variables, optimizer = Bent(radius=0.0), new_variables(), DHKFAC()
+    optimizer.build(variables)
+    weights, step = flat(variables), graph_step(optimizer, problem, variables)
+    for _ in range(3):
+        step()
+    assert_array_equal(flat(variables), weights)
+    assert float(optimizer.rejected_in_a_row) == float(optimizer.rejected_steps) == 3.0
+    assert not np.any(flat(optimizer.momentums))
+
+
+class Shifting(Quadratic):
+    """A quadratic whose batches have risks that are set, now and before the last step."""
+
+    def __init__(self):
+        super().__init__()
+        self.risk, self.before = tf.Variable(2.0), tf.Variable(2.0)
+
+    def risk_after(self, update):
+        return tf.identity(self.before)
+
+
+@pytest.mark.parametrize(
+    ("risk", "before", "is_taken_back"),
+    [
+        (2.9, 0.1, False),  # as usual
+        (3.1, 2.9, False),  # a batch of bad paths, the last step had no part in it
+        (3.1, 2.0, True),
+        (3.1, np.nan, False),
+        (np.inf, 2.0, True),
+        (np.nan, 2.0, True),
+    ],
+)
+def test_a_step_that_did_harm_is_taken_back(risk, before, is_taken_back):
+    problem, variables, optimizer = Shifting(), new_variables(), DHKFAC()
+    optimizer.build(variables)
+    step, weights = graph_step(optimizer, problem, variables), []
+    for _ in range(2):
+        weights.append(flat(variables))
+        step()
+    damping = float(optimizer.damping)
+    problem.risk.assign(risk)
+    problem.before.assign(before)
+    step()
+    assert float(optimizer.rejected_steps) == is_taken_back
+    if is_taken_back:
+        assert_allclose(flat(variables), weights[-1], rtol=1e-6, atol=1e-6)
+        assert not np.any(flat(optimizer.momentums))
+        assert_allclose(float(optimizer.damping), 10.0 * damping, rtol=1e-6)
+    problem.risk.assign(2.0)
+    step()
+    assert float(optimizer.rejected_steps) == is_taken_back
+    assert int(optimizer.iterations) == 4
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", "1.19e-07"), ("float64", "2.22e-16")])
+def test_a_shrinkage_below_the_rounding_of_the_weights_is_refused(dtype, least):
+    with pytest.raises(ValueError, match=f"`shrinkage` to be at least {least}.*shrinkage=1e-17"):
+        DHKFAC(shrinkage=1e-17).build(new_variables(dtype))
+
+
 # --- numbers that are not finite -----------------------------------------------------------------
 
 
@@ -295,8 +403,12 @@ class Broken(Quadratic):
         sample = super().sample(NUM_PATHS, (0, 0))
         return [self.spoil("moments", second_moment(homogeneous(a))) for a, _ in sample]
 
-    def gram(self, directions, num_paths):
-        return self.spoil("gram", super().gram(directions, num_paths))
+    def quadratic(self, directions, num_paths):
+        slopes, gram, kink = super().quadratic(directions, num_paths)
+        return slopes, self.spoil("gram", gram), kink
+
+    def change(self, update, num_paths):
+        return self.spoil("change", super().change(update, num_paths))
 
 
 def curvature_state(optimizer):
@@ -307,7 +419,7 @@ def curvature_state(optimizer):
 
 @pytest.mark.parametrize(
     ("make", "place"),
-    [(DHKFAC, x) for x in ("gradient", "gram", "sample", "eigenvectors")]
+    [(DHKFAC, x) for x in ("gradient", "gram", "change", "sample", "eigenvectors")]
     + [(DHKFAC.paper, x) for x in ("gradient", "moments", "sample", "eigenvectors")],
 )
 @pytest.mark.parametrize("first", [0, 2], ids=["at once", "later"])
@@ -325,11 +437,13 @@ def test_bad_numbers_do_no_lasting_harm(make, place, first, monkeypatch):
     for _ in range(first):
         step()
     weights, diagonal = flat(variables), optimizer.blocks[-1].diagonal.numpy()
+    damping = min(100.0 * float(optimizer.damping), 1.0 / optimizer.shrinkage)
     problem.bad.assign(1.0)
     for _ in range(2):
         step()
     assert float(optimizer.rejected_steps) == 2.0
-    assert float(optimizer.damping) == 100.0
+    assert_allclose(float(optimizer.damping), damping, rtol=1e-6)
+    assert float(optimizer.rejected_in_a_row) == 2.0
     assert_array_equal(flat(variables), weights)
     assert np.all(np.isfinite(curvature_state(optimizer)))
     if place == "sample" and first:
@@ -341,7 +455,8 @@ def test_bad_numbers_do_no_lasting_harm(make, place, first, monkeypatch):
     assert np.all(np.isfinite(flat(variables)))
     assert problem.loss(flat(variables)) < before
     assert float(optimizer.rejected_steps) == 2.0
-    assert_allclose(float(optimizer.damping), 100.0 * 0.9**3, rtol=1e-6)
+    assert float(optimizer.rejected_in_a_row) == 0.0
+    assert_allclose(float(optimizer.damping), damping * 0.9**3, rtol=1e-6)
     assert int(optimizer.iterations) == first + 5
 
 
@@ -416,7 +531,7 @@ def test_a_run_goes_on_from_its_saved_state():
         ],
         *[
             (name, value, r"a number in \(0.0, 1.0\]")
-            for name in ("learning_rate_decay", "shrinkage")
+            for name in ("shrinkage",)
             for value in (-0.5, 0.0, 1.5)
         ],
         *[
@@ -451,15 +566,6 @@ def test_a_learning_rate_can_be_set_to_what_an_optimizer_can_be_made_with(make):
         with pytest.raises(ValueError, match="Expected `learning_rate` to be a"):
             optimizer.learning_rate = value
     assert float(optimizer.learning_rate) == 0.0
-
-
-def test_a_schedule_that_is_set_takes_the_place_of_the_decay():
-    optimizer = DHKFAC(learning_rate_decay=0.5)
-    optimizer.build(new_variables())
-    optimizer.iterations.assign(3)
-    assert_allclose(optimizer.share_now(), 0.125, rtol=1e-6)
-    optimizer.learning_rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.5, 0.1])
-    assert_allclose(optimizer.share_now(), 0.5, rtol=1e-6)
 
 
 def test_whole_numbers_are_numbers():

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 import tfhedge as th
 from tfhedge.curvature.kronecker import DiagonalBlock, KroneckerBlock, shrink
 from tfhedge.hedging.controls import Controls
+from tfhedge.policy.linearize import action_derivatives
 from tfhedge.training.gauss_newton import GaussNewton
 
 NUM_PATHS, NUM_STEPS, NUM_FEATURES, NUM_INSTRUMENTS = 4, 4, 2, 3
@@ -72,7 +73,7 @@ OUTCOME = np.zeros([2, NUM_PATHS])
 
 def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM, outcome=OUTCOME):
     features, returns, *outcome = (
-        np.repeat(x, copies, axis=0) for x in (features, returns, *outcome)
+        np.repeat(x, copies, axis=0) for x in (features, returns, np.zeros(len(features)), *outcome)
     )
     return GaussNewton(
         problem,
@@ -82,7 +83,6 @@ def gauss_newton(policy, features, returns, copies=1, problem=PROBLEM, outcome=O
         tf.constant(features),
         tf.constant(returns),
         *map(tf.constant, outcome),
-        loss_scale=1.0,
     )
 
 
@@ -145,7 +145,7 @@ def test_gram_is_that_of_the_dense_matrix(policy, dense):
     directions = [[rng.normal(size=w.shape) for w in policy.trainable_variables] for _ in range(3)]
     flat = np.stack([np.concatenate([x.ravel() for x in d]) for d in directions])
     tensors = [[tf.constant(x) for x in d] for d in directions]
-    gram = gauss_newton(policy, FEATURES, RETURNS).gram(tensors, NUM_PATHS)
+    _, gram, _ = gauss_newton(policy, FEATURES, RETURNS).quadratic(tensors, NUM_PATHS)
     assert_allclose(gram, flat @ dense.mean(axis=0) @ flat.T, **EXACT)
 
 
@@ -160,13 +160,72 @@ def test_a_path_with_a_loss_counts_for_more_by_exponential_utility(policy, unit_
     curvature = gauss_newton(policy, FEATURES, RETURNS, problem=problem, outcome=outcome)
     direction = [np.random.default_rng(2).normal(size=x.shape) for x in policy.trainable_variables]
     flat = np.concatenate([x.ravel() for x in direction])
-    for num_paths in (NUM_PATHS, 2):  # of which the weights are those in the batch
-        expected = flat @ by_path[:num_paths].mean(axis=0) @ flat
-        assert_allclose(curvature.gram([direction], num_paths), [[expected]], **EXACT)
+    along = np.einsum("i,nij,j->n", flat, by_path, flat)
+    _, gram, _ = curvature.quadratic([direction], NUM_PATHS)
+    assert_allclose(gram, [[along.mean()]], **EXACT)
+    # Two of the paths, by their weights: the first has more than half of them.
+    assert w[0] > 0.5 * w.sum()
+    last = np.searchsorted(np.cumsum(w / w.mean() / 2.0), 1.5)
+    _, gram, _ = curvature.quadratic([direction], 2)
+    assert_allclose(gram, [[np.mean([along[0] / w[0], along[last] / w[last]])]], **EXACT)
     unit_noise(NUM_NORMALS)
     curvature = gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS, problem, outcome)
     x = pseudo_gradients(policy, curvature)
     assert_allclose(x.T @ x / len(x), dense, **EXACT)
+
+
+OBJECTIVES = {"variance": th.MeanVariance(10.0), "entropic": th.EntropicRisk(50.0)}
+
+
+@pytest.mark.usefixtures("route")
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("num_paths", [NUM_PATHS, 100])
+def test_slope_and_change_are_those_of_the_loss(policy, objective, num_paths):
+    """On all paths: the slope by automatic differentiation, the change at the fixed threshold."""
+    hedging = th.HedgingProblem(
+        th.Heston.from_paper(),
+        th.Cliquet(2, 2, 0.015),
+        th.FloatingGrid((2, 1), (1.0, 1.01)),
+        objective,
+    )
+    payoff = tf.constant([0.01, 0.0, 0.03, 0.02], tf.float64)
+    controls, weights = Controls(CARRIED), policy.trainable_variables
+    with tf.GradientTape() as tape:
+        trades = controls.trades(policy(FEATURES, hedging.availability))
+        pnl, cost = hedging.pnl(trades, RETURNS, payoff), hedging.cost(trades)
+        loss = objective.loss(pnl, cost)
+    gradient = tape.gradient(loss, [w.value for w in weights])
+    curvature = GaussNewton(
+        hedging, policy, controls, QUADRATIC_COST, FEATURES, RETURNS, payoff, pnl, cost
+    )
+    rng = np.random.default_rng(3)
+    update = [tf.constant(1e-3 * rng.normal(size=w.shape)) for w in weights]
+    slopes, gram, kink = curvature.quadratic([update], num_paths)
+    expected = sum(np.sum(g * x) for g, x in zip(gradient, update, strict=True))
+    assert_allclose(slopes, [expected], rtol=1e-9)
+
+    before = policy.get_weights()
+    policy.set_weights([w + x for w, x in zip(before, update, strict=True)])
+    trades = controls.trades(policy(FEATURES, hedging.availability))
+    after = hedging.pnl(trades, RETURNS, payoff), hedging.cost(trades)
+    policy.set_weights(before)
+    threshold = objective.threshold(pnl, cost)
+    change = tf.reduce_mean(objective.path_losses(*after, threshold)) - loss
+    assert_allclose(curvature.change(update, num_paths), change, rtol=1e-8)
+
+    # With true costs the model is the loss of linearized trades, where that is quadratic otherwise.
+    length = 100.0
+    changes = action_derivatives(policy, FEATURES, hedging.availability, [update])[1]
+    trades = controls.trades(policy(FEATURES, hedging.availability) + length * changes[0])
+    linearized = hedging.pnl(trades, RETURNS, payoff), hedging.cost(trades)
+    model = length * slopes[0] + 0.5 * length**2 * gram[0, 0]
+    model += kink(tf.constant([length], tf.float64))
+    if isinstance(objective, th.MeanVariance):
+        change = tf.reduce_mean(objective.path_losses(*linearized, threshold)) - loss
+        assert_allclose(model, change, rtol=1e-6)
+
+    assert_allclose(curvature.risk_after(update), objective.risk(*after), rtol=1e-10)
+    assert_allclose(curvature.risk, objective.risk(pnl, cost), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("route")

@@ -69,9 +69,9 @@ def curvature_of(case, policy):
             QUADRATIC_COST,
             features,
             returns,
+            payoff=of_no_matter,
             pnl=of_no_matter,
             cost=of_no_matter,
-            loss_scale=1.0,
         )
 
     return curvature_of
@@ -104,14 +104,16 @@ def test_gram_is_the_dense_matrix_seen_from_the_directions(curvature_of, policy,
 
     @tf.function(autograph=False)
     def gram(*episodes):
-        return curvature_of(*episodes).gram(tensors, NUM_PATHS)
+        return curvature_of(*episodes).quadratic(tensors, NUM_PATHS)[1]
 
-    followed_by_others = [tf.concat([x, 2.0 * x], axis=0) for x in episodes]
+    # Every second path of twice as many.
+    factors = tf.constant([1.0, 9.0] * NUM_PATHS, tf.float64)[:, tf.newaxis, tf.newaxis]
+    among_others = [factors * tf.repeat(x, 2, axis=0) for x in episodes]
     # The costs are float32 numbers, multiplied by 8 in float32.
-    assert_allclose(gram(*followed_by_others), expected, rtol=1e-6)
+    assert_allclose(gram(*among_others), expected, rtol=1e-6)
 
 
-def test_samples_are_of_the_first_paths_and_of_the_seed(problem, curvature_of, episodes):
+def test_samples_are_of_the_same_paths_and_of_the_seed(problem, curvature_of, episodes):
     features, returns = episodes
 
     @tf.function(autograph=False)
@@ -126,4 +128,4 @@ def test_samples_are_of_the_first_paths_and_of_the_seed(problem, curvature_of, e
         assert not np.allclose(g, different, rtol=0.1)
     n = problem.num_instruments
     assert inputs[0].shape == (2, problem.num_steps, n + features.shape[-1])
-    assert_array_equal(inputs[0][..., n:], features[:2])
+    assert_array_equal(inputs[0][..., n:], tf.gather(features, [0, 2]))

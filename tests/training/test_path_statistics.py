@@ -65,7 +65,9 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
     direction = hedger.optimizer.precondition(gradients)
     estimated = sum(np.sum(g * v) for g, v in zip(gradients, direction, strict=True))
 
-    start, few = hedger.get_weights(), features[:NUM_QUADRATIC_PATHS]
+    counts = np.full(len(features), NUM_QUADRATIC_PATHS / len(features))
+    paths = np.searchsorted(np.cumsum(counts), np.arange(NUM_QUADRATIC_PATHS) + 0.5)
+    start, few = hedger.get_weights(), tf.gather(features, paths)
     size = 1e-5 / max(np.abs(v).max() for v in direction)
     ahead_and_behind = []
     for h in (size, -size):
@@ -76,7 +78,7 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
     quadratic_costs = hedger.optimizer.quadratic_cost_ratio * PROBLEM.costs
     gram = PROBLEM.objective.curvature_gram(
         [change],
-        returns[:NUM_QUADRATIC_PATHS],
+        tf.gather(returns, paths),
         quadratic_costs,
         tf.repeat(tf.constant([[2.0 * 100.0], [1.0]], tf.float64), NUM_QUADRATIC_PATHS, axis=1),
     )

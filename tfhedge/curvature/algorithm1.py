@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, inner
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Step, inner
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -148,4 +148,4 @@ class Algorithm1(KroneckerOptimizer):
         average = [
             self.momentum * slot + v for slot, v in zip(self.momentums, direction, strict=True)
         ]
-        return [-eta * v for v in average], average, eta
+        return Step([-eta * v for v in average], average, eta)

@@ -1,13 +1,26 @@
 """DH-KFAC: second-order optimization with Kronecker-factored curvature."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfhedge.curvature.algorithm1 import Algorithm1
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, fraction, inner
+from tfhedge.curvature.kronecker_optimizer import (
+    LESS_DAMPING,
+    KroneckerOptimizer,
+    Step,
+    fraction,
+    inner,
+)
 
-# By what the part of all layers in the damping of each falls in a step.
+# Decay per step of the damping that layers share.
 _FADING = 0.9
+# An update is halved while the change of the loss exceeds that of M by more than a share of the
+# terms of M and a share of the risk, for rounding; below the least length no step is taken.
+_TOLERANCE, _ROUNDING, _LEAST_LENGTH = 0.25, 1e-5, 2.0**-20
+# A risk of so many times the usual one has the last step examined; a risk of so many times that of
+# the weights before has it taken back.
+_UNUSUAL, _HARMFUL, _USUAL_DECAY = 1.5, 1.25, 0.9
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -18,8 +31,7 @@ class DHKFAC(KroneckerOptimizer):
 
     1. updates, for every layer, the Kronecker factors A and G of B from the pseudo-gradients DW of
        a sample of paths, their eigenbases, and the rescaled diagonal D (`KroneckerBlock`);
-    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D shrunk,
-       at first towards more than its own mean;
+    2. preconditions the gradient in these eigenbases, v = \hat B^{-1} g, with D damped;
     3. goes on along the previous update p, and from there along v,
 
            delta = mu p - alpha v,
@@ -27,17 +39,41 @@ class DHKFAC(KroneckerOptimizer):
 
        with constant momentum mu and a share, the learning rate, of the alpha >= 0 that minimizes
        M(delta). Where that goes uphill, g' delta > 0, the momentum is dropped (the restart of
-       O'Donoghue and Candes 2015), without which noisy gradients of small batches build up. The
-       update is scaled into the trust region delta' B delta <= rho_TR |loss|, which stops a p that
-       has become steep on a few paths. Learning rate and trust region decay by a constant factor
-       every step, as the noise in g outgrows the gradient. The radius goes with the loss: where
-       that passes through zero, as an entropic risk may, no step is taken.
+       O'Donoghue and Candes 2015). The update is scaled into the trust region
+       delta' B delta <= rho_TR risk, where the risk is the loss of the P&L about its mean; its size
+       rho_TR falls in each step, as the noise in g outgrows the gradient;
+    4. compares the change of the loss with that of M, on the same paths, and halves the update
+       while it is wrong.
 
-    Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7).
-    They also minimize M over alpha and mu, and what follows are conjugate gradients, as long as g
-    is exact. But p was chosen by other batches, and what the gradient of one more batch says of it
-    is mostly noise: to a loss of 0.05 that takes 195 steps in place of 90
-    (`benchmarks/ablation.py`, "momentum that minimizes M").
+    Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7),
+    and step 4 is one forward pass, both of the same few paths.
+
+    **Check.** Let L be the loss of the paths of M, let g in M be their own gradient, and let the
+    costs in M be the true costs of the linearized trades, with their kinks. The update is
+    taken to the length c, the first of 1, 1/2, 1/4, ..., 2^-20 at which L agrees with M,
+
+        L(c delta) - L(0) - M(c delta) <= (c^2 delta' B delta / 2 + c |mu g'p| + c |alpha g'v|) / 4.
+
+    Where there is none, as the loss is no number at any length, the step is rejected.
+
+    **Damping.** D is shrunk as in eq. (11), with the intensity rho times a damping that starts at
+    100, falls by a factor of 0.9 in each step, to 1, and is divided by the square root of c where
+    an update had to be halved (Levenberg and Marquardt). Directions with hardly any curvature are
+    where steps leave the range in which the policy is nearly linear, and where weights grow by
+    the noise of the gradient alone.
+
+    At the start, when the last layer is small, so are the gradients with respect to all layers
+    before it, and their curvature, by the square: the first steps would change these layers most,
+    on the word of a quadratic model that holds for small changes. So the target of the shrinkage is
+    here, in step i from 0 on,
+
+        mean(D) + 0.9^i mean(D of all layers),
+
+    of which the second holds the inner layers back until the last one has grown.
+
+    **Taking back.** Where the loss of a batch is not finite, or its risk is 1.5 times the usual
+    risk and 1.25 times the risk of the same batch before the last step, the last step is taken
+    back, the momentum is dropped and the damping raised. `rejected_steps` counts this step, too.
 
     Algorithm 1 as printed, which is `DHKFAC.paper()`, takes its step length from \hat B (line 20)
     and a constant momentum (line 22). But \hat B leaves out what couples the layers and is smaller
@@ -46,42 +82,30 @@ class DHKFAC(KroneckerOptimizer):
     A and G start at their first estimates, which the moving averages then take in as a plain mean
     until that has as many terms as the decay gives weight to; D does the same. Bases are renewed
     before D is (line 14 before line 12), so that D is never measured in a basis other than its own.
-
-    Algorithm 1 shrinks the D of a layer towards its own mean, eq. (11). At the start, when the last
-    layer is small, so are the gradients by all layers before it, and their curvature, by the
-    square: the first steps would change these layers most, on the word of a quadratic model that
-    holds for small changes. So the target is here, in step i from 0 on,
-
-        mean(D) + 0.9^i mean(D of all layers),
-
-    of which the second holds the inner layers back until the last one has grown. In one run each
-    it takes 115 steps with eq. (11) in place of 90 to that loss, and 200 are too few where the
-    second term stays.
-
     A and G hold the inner products of the rows and of the columns of DW, and so know that a
     policy's trades add up over time, where eq. (8) takes each time step by itself.
 
     Layers, bad numbers and their damping: `KroneckerOptimizer`.
 
     Args:
-        learning_rate: Initial share of the minimizing alpha that is taken, in [0, 1]; or a Keras
-            schedule of it, in place of the decay.
-        learning_rate_decay: Its decay in a step.
+        learning_rate: Share of the minimizing alpha that is taken, in [0, 1]; or a Keras schedule
+            of it.
         momentum: Coefficient mu of the previous update, unless that goes uphill.
-        shrinkage: Shrinkage intensity rho of D.
+        shrinkage: Least shrinkage intensity rho of D.
         factor_decay: Decay beta^F of the averages of A and G.
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
         eigenbasis_interval: Steps N^evd between eigendecompositions.
-        trust_region: Initial size rho_TR of the trust region, as a share of the loss; or a Keras
+        trust_region: Initial size rho_TR of the trust region, as a share of the risk; or a Keras
             schedule of it, in place of the decay.
         trust_region_decay: Its decay beta^TR in a step.
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
             the loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100
             is right for trades of 0.005; the paper's 8 is for trades of 0.06.
-        num_curvature_paths: Number of paths in the sample of pseudo-gradients, the first of the
-            batch, or all of them if it has fewer.
-        num_quadratic_paths: Number of paths on which B is evaluated for the step length, likewise.
+        num_curvature_paths: Number of paths in the sample of pseudo-gradients, or all of the batch
+            if it has fewer.
+        num_quadratic_paths: Number of paths on which B and the loss are evaluated for the step
+            length, likewise.
         seed: Seed of the pseudo-gradients.
         name: Name of the optimizer.
 
@@ -97,11 +121,11 @@ class DHKFAC(KroneckerOptimizer):
     """
 
     _check_learning_rate = staticmethod(fraction)
+    _first_damping = 100.0
 
     def __init__(
         self,
         learning_rate=1.0,
-        learning_rate_decay=0.997,
         momentum=0.9,
         shrinkage=1e-4,
         factor_decay=0.95,
@@ -119,7 +143,6 @@ class DHKFAC(KroneckerOptimizer):
         super().__init__(
             learning_rate,
             name,
-            learning_rate_decay=learning_rate_decay,
             momentum=momentum,
             shrinkage=shrinkage,
             factor_decay=factor_decay,
@@ -142,6 +165,45 @@ class DHKFAC(KroneckerOptimizer):
             **arguments: Those of `Algorithm1`, which this returns.
         """
         return Algorithm1(**arguments)
+
+    def build(self, variables):
+        """Creates the state: that of the blocks, and the usual risk."""
+        if self.built:
+            return
+        super().build(variables)
+        self.usual_risk = self.add_variable((), "zeros", variables[0].dtype, name="usual_risk")
+
+    def _step(self, gradients, curvature):
+        """A step forward, or back where the last one did harm."""
+        tf.cond(
+            self._did_harm(curvature),
+            self._take_back,
+            lambda: self._go_on(gradients, curvature),
+        )
+
+    def _did_harm(self, curvature):
+        """Whether the loss is no number, or the batch was better off before the last step."""
+        risk, usual = curvature.risk, self.usual_risk.value
+
+        def better_before():
+            before = curvature.risk_after([-slot.value for slot in self.momentums])
+            return tf.math.is_finite(before) & (risk > _HARMFUL * before)
+
+        unusual = (usual > 0.0) & (risk > _UNUSUAL * usual)
+        harm = tf.cond(unusual, better_before, lambda: tf.constant(False))
+        return harm | ~tf.math.is_finite(risk)
+
+    def _take_back(self):
+        back = [-slot.value for slot in self.momentums]
+        self._finish(back, [tf.zeros_like(x) for x in back], False)
+        return tf.constant(False)
+
+    def _go_on(self, gradients, curvature):
+        risk, usual = curvature.risk, self.usual_risk.value
+        average = _USUAL_DECAY * usual + (1.0 - _USUAL_DECAY) * risk
+        self.usual_risk.assign(tf.where(usual > 0.0, average, risk))
+        super()._step(gradients, curvature)
+        return tf.constant(True)
 
     def _update_blocks(self, curvature):
         """Lines 3 to 14, with the bases renewed before D is measured."""
@@ -175,27 +237,65 @@ class DHKFAC(KroneckerOptimizer):
         faded = tf.constant(_FADING, overall.dtype) ** tf.cast(self.iterations, overall.dtype)
         return super().shrinkage_target(block) + faded * overall
 
-    def share_now(self):
-        """The share of the minimizing alpha that is taken in the step to come."""
-        share = tf.cast(self.learning_rate, self.damping.dtype)
-        return share if self._has_schedule else self._decayed(share, self.learning_rate_decay)
-
     def _update(self, gradients, curvature):
-        """Lines 15 to 22, with the step length from M."""
+        """Lines 15 to 22, with the step length from M, as far as M agrees with the loss."""
         direction = self.precondition(gradients)
         previous = [slot.value for slot in self.momentums]
-        gram = curvature.gram([direction, previous], self.num_quadratic_paths)
+        own_slopes, gram, kink = curvature.quadratic(
+            [direction, previous], self.num_quadratic_paths
+        )
         slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
         coefficients = self._coefficients(slopes, gram)
-        curved = tf.einsum("i,ij,j->", coefficients, gram, coefficients)
-        curved = tf.nn.relu(curved)  # where alpha v and mu p cancel, rounding may leave it negative
-        radius = self.trust_region_now() * curvature.loss_scale
-        coefficients *= tf.minimum(tf.sqrt(radius / curved), 1.0)
+        # Where alpha v and mu p cancel, rounding may leave it negative.
+        curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
+        radius = self.trust_region_now() * curvature.risk
+        within = tf.where(curved > radius, tf.sqrt(radius / curved), 1.0)
+        coefficients *= within
+        curved *= within**2
         update = [
             coefficients[0] * v + coefficients[1] * p
             for v, p in zip(direction, previous, strict=True)
         ]
-        return update, update, -coefficients[0]
+        slope = tf.tensordot(coefficients, own_slopes, 1)
+        sizes = tf.reduce_sum(tf.abs(coefficients * slopes))
+
+        def model(length):
+            return length * slope + 0.5 * length**2 * curved + kink(length * coefficients)
+
+        length = self._agreed_length(curvature, update, model, sizes, curved)
+        # NaN where there is none, so that the step is rejected.
+        update = [length * x for x in update]
+        damping = tf.where(length < 1.0, tf.math.rsqrt(length), LESS_DAMPING)
+        return Step(update, update, -length * coefficients[0], damping)
+
+    def _agreed_length(self, curvature, update, model, sizes, curved):
+        """Halves the length of an update until the loss changes as M says, or is NaN.
+
+        Args:
+            curvature: The curvature of the batch.
+            update: The update of length 1.
+            model: From a length to the change of the loss on the paths of M, were the policy
+                linear.
+            sizes: |mu g'p| + |alpha g'v| of the batch.
+            curved: delta' B delta.
+
+        Returns:
+            The length, 1 or less, or NaN if there is none.
+        """
+
+        def is_wrong(length):
+            change = curvature.change([length * x for x in update], self.num_quadratic_paths)
+            error = change - model(length)
+            bound = _TOLERANCE * (0.5 * length**2 * curved + length * sizes)
+            # Not "not <=": Grappler makes ">" of that, which NaN passes.
+            return (error > bound + _ROUNDING * curvature.risk) | ~tf.math.is_finite(error)
+
+        (length,) = tf.while_loop(
+            lambda length: (length >= _LEAST_LENGTH) & is_wrong(length),
+            lambda length: [0.5 * length],
+            [tf.ones_like(curved)],
+        )
+        return tf.where(length >= _LEAST_LENGTH, length, np.nan)
 
     def _coefficients(self, slopes, gram):
         """Those of v and p in the update, before the trust region."""
@@ -206,4 +306,5 @@ class DHKFAC(KroneckerOptimizer):
     def _with_momentum(self, mu, slopes, gram):
         """The same with momentum mu, and the share of the alpha >= 0 that minimizes M given it."""
         minimizer = tf.math.divide_no_nan(slopes[0] + mu * gram[0, 1], gram[0, 0])
-        return tf.stack([-self.share_now() * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])
+        share = tf.cast(self.learning_rate, gram.dtype)
+        return tf.stack([-share * tf.nn.relu(minimizer), tf.constant(mu, gram.dtype)])

@@ -2,8 +2,10 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfhedge import checks
@@ -22,7 +24,6 @@ def _positive_or_schedule(name, value):
 
 
 _CHECKS = {
-    "learning_rate_decay": _share,
     "momentum": fraction,
     "shrinkage": _share,
     "factor_decay": fraction,
@@ -39,7 +40,23 @@ _CHECKS = {
 }
 
 # A step that is rejected multiplies the damping by the first; one that is taken by the second.
-_MORE_DAMPING, _LESS_DAMPING = 10.0, 0.9
+MORE_DAMPING, LESS_DAMPING = 10.0, 0.9
+
+
+class Step(NamedTuple):
+    """What becomes of a preconditioned gradient.
+
+    Attributes:
+        update: What is added to the weights.
+        momentums: What is remembered of the step, for each weight.
+        size: The step size, for the report.
+        damping: The factor by which the damping changes.
+    """
+
+    update: list
+    momentums: list
+    size: tf.Tensor
+    damping: tf.Tensor | float = LESS_DAMPING
 
 
 class KroneckerOptimizer(keras.optimizers.Optimizer):
@@ -50,12 +67,13 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     becomes of the preconditioned gradient.
 
     A step is rejected if new curvature or the update is not finite. That reaches neither the
-    weights nor the averages; `rejected_steps` counts one more, and the intensity of the shrinkage
-    is multiplied by `damping`, which is raised tenfold, until the intensity is 1, and goes back to
-    1 over the steps that follow. The matrices whose eigenvectors are taken are always finite, and
-    theirs are found, whatever the scale or the rank; a decomposition that fails all the same gives
-    NaN where XLA compiles the step, which rejects it, and elsewhere TensorFlow's
-    `InvalidArgumentError`. Where the gradient itself is no number, no damping leads away.
+    weights nor the averages of the curvature; the momentum is dropped, `rejected_steps` counts one
+    more, as does `rejected_in_a_row`, and the intensity of the shrinkage is multiplied by
+    `damping`, which is raised tenfold, until the intensity is 1, and goes back to 1 over the steps
+    that follow. The matrices whose eigenvectors are taken are always finite, and theirs are found,
+    whatever the scale or the rank; a decomposition that fails all the same gives NaN where XLA
+    compiles the step, which rejects it, and elsewhere TensorFlow's `InvalidArgumentError`. Where
+    the gradient itself is no number, no damping leads away: `fit` then raises a `TrainingError`.
 
     Args:
         learning_rate: A number that is not negative, or a Keras schedule.
@@ -67,13 +85,12 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
     """
 
     _check_learning_rate = staticmethod(checks.non_negative)
+    _first_damping = 1.0
 
     def __init__(self, learning_rate, name, **settings):
-        has_schedule = isinstance(learning_rate, Schedule)
-        if not has_schedule:
+        if not isinstance(learning_rate, Schedule):
             learning_rate = self._check_learning_rate("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, name=name)
-        self._has_schedule = has_schedule
         self._setting_names = list(settings)
         for setting, value in settings.items():
             setattr(self, setting, _CHECKS[setting](setting, value))
@@ -85,21 +102,27 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        has_schedule = isinstance(value, Schedule)
-        if not has_schedule:
+        if not isinstance(value, Schedule):
             value = self._check_learning_rate("learning_rate", float(value))
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
-        self._has_schedule = has_schedule
 
     def build(self, variables):
         """Creates the curvature blocks, one for each layer among the variables' paths."""
         if self.built:
             return
+        precision = np.finfo(variables[0].dtype).eps
+        if self.shrinkage < precision:
+            raise ValueError(
+                f"Expected `shrinkage` to be at least {precision:.3g}, the rounding of the "
+                f"{variables[0].dtype} weights. Received: shrinkage={self.shrinkage}"
+            )
         super().build(variables)
         self.momentums = self.add_optimizer_variables(variables, "momentum")
         self.step_size = self.add_variable((), name="step_size")
         self.rejected_steps = self.add_variable((), name="rejected_steps")
-        self.damping = self.add_variable((), "ones", variables[0].dtype, name="damping")
+        self.rejected_in_a_row = self.add_variable((), name="rejected_in_a_row")
+        first = keras.initializers.Constant(min(self._first_damping, 1.0 / self.shrinkage))
+        self.damping = self.add_variable((), first, variables[0].dtype, name="damping")
         self.num_samples = self.add_variable((), "zeros", variables[0].dtype, name="num_samples")
         self.blocks, self.block_variables = [], []
         for layer, group in itertools.groupby(variables, lambda v: v.path.rpartition("/")[0]):
@@ -134,8 +157,12 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
                 and pseudo-gradients, `[num_paths, num_steps, size]`;
                 `input_moments()`, for each layer T^(-1/2) sum_t E[[a_t; 1] [a_t; 1]'] over the
                 batch, `[inputs + 1, inputs + 1]`;
-                `gram(directions, num_paths)`, the matrix of v_i' B v_j;
-                `loss_scale`, the size of the loss, for the trust region.
+                `quadratic(directions, num_paths)`, on some of the paths, the slopes of their loss
+                along each v_i, `[num_directions]`, the matrix of v_i' B v_j, and what true costs
+                add to the model, a function of coefficients of the v_i;
+                `change(update, num_paths)`, on the same paths, the change of their loss with an
+                update of the weights; `risk`, the loss of the batch with the P&L about its mean,
+                and `risk_after(update)`.
 
         Raises:
             ValueError: If no curvature is given.
@@ -147,16 +174,29 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
             )
         if not self.built:
             self.build(trainable_variables)
+        self._step(grads, curvature)
+
+    def _step(self, gradients, curvature):
+        """Lines 3 to 23."""
         healthy = self._update_blocks(curvature)
-        update, momentums, step_size = self._update(grads, curvature)
+        update, momentums, size, damping = self._update(gradients, curvature)
         healthy &= all_finite([*update, *momentums])
-        self.step_size.assign(tf.where(healthy, tf.cast(step_size, tf.float32), 0.0))
+        update, momentums = (
+            [tf.where(healthy, x, tf.zeros_like(x)) for x in tensors]
+            for tensors in (update, momentums)
+        )
+        self._finish(update, momentums, healthy, size, damping)
+
+    def _finish(self, update, momentums, healthy, size=0.0, damping=1.0):
+        """Applies an update, and notes whether the step was taken or rejected."""
+        self.step_size.assign(tf.where(healthy, tf.cast(size, tf.float32), 0.0))
         self.rejected_steps.assign_add(tf.where(healthy, 0.0, 1.0))
-        factor = tf.cast(tf.where(healthy, _LESS_DAMPING, _MORE_DAMPING), self.damping.dtype)
+        self.rejected_in_a_row.assign(tf.where(healthy, 0.0, self.rejected_in_a_row + 1.0))
+        factor = tf.where(healthy, tf.cast(damping, self.damping.dtype), MORE_DAMPING)
         self.damping.assign(tf.clip_by_value(factor * self.damping, 1.0, 1.0 / self.shrinkage))
         for slot, value in zip(self.momentums, momentums, strict=True):
-            slot.assign(tf.where(healthy, value, slot))
-        super().apply([tf.where(healthy, u, tf.zeros_like(u)) for u in update], trainable_variables)
+            slot.assign(value)
+        super().apply(update, self._trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
         """Adds the update that `apply` passes in place of a gradient; it is scaled already."""
@@ -167,7 +207,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def _update(self, gradients, curvature):
-        """Lines 15 to 22: the update, what to remember of it as `momentums`, and its step size."""
+        """Lines 15 to 22: what becomes of the gradients, a `Step`."""
         raise NotImplementedError
 
     def precondition(self, gradients):
@@ -218,12 +258,8 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         dtype = self.damping.dtype
         if isinstance(self.trust_region, Schedule):
             return tf.cast(self.trust_region(self.iterations), dtype)
-        return self._decayed(self.trust_region, self.trust_region_decay)
-
-    def _decayed(self, value, decay):
-        """A value that falls by a factor in each step, in the step to come."""
-        dtype = self.damping.dtype
-        return value * tf.constant(decay, dtype) ** tf.cast(self.iterations, dtype)
+        decay = tf.constant(self.trust_region_decay, dtype)
+        return self.trust_region * decay ** tf.cast(self.iterations, dtype)
 
     def get_config(self):
         """The arguments that make this optimizer again."""

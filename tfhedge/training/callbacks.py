@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import signal
 import sys
 import time
@@ -113,6 +114,14 @@ class RunHistory(keras.callbacks.Callback):
             flush=True,
         )
 
+    def add_failure(self):
+        """Adds a line of NaN for the step at which the training failed."""
+        names = self.rows[-1] if self.rows else ("loss", "val_loss")
+        row = {"step": self.step, **{name: math.nan for name in names if name != "step"}}
+        seconds = time.perf_counter() - self.started
+        self.rows.append({**row, "seconds": seconds, "training_seconds": self.training_seconds})
+        self._write()
+
     def _write(self):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
@@ -122,10 +131,9 @@ class RunHistory(keras.callbacks.Callback):
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends the training after a number of steps, at a target, on Ctrl-C, or when it diverges.
+    """Ends the training after a number of steps, at a target, or on Ctrl-C.
 
-    It diverges when the loss of a batch or of the validation is no finite number, whether or not
-    the optimizer has rejected the step.
+    It says so, too, where a validation loss is not finite, which `fit` ends with a `TrainingError`.
 
     Args:
         num_steps: Largest number of steps.
@@ -134,6 +142,7 @@ class Stop(keras.callbacks.Callback):
 
     Attributes:
         reason: Why the training ended: `"steps"`, `"target"`, `"interrupted"` or `"diverged"`.
+        failure: The message of the `TrainingError`, or None.
     """
 
     def __init__(self, num_steps, target_loss=None, interrupted=lambda: False):
@@ -141,13 +150,11 @@ class Stop(keras.callbacks.Callback):
         self.num_steps = num_steps
         self.target_loss = target_loss
         self.interrupted = interrupted
-        self.reason = None
+        self.reason = self.failure = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Checks the step count, the loss, and the user."""
-        if not logs["loss"] < float("inf"):
-            self._stop("diverged")
-        elif self.interrupted():
+        """Checks the step count and the user."""
+        if self.interrupted():
             self._stop("interrupted")
         elif int(self.model.optimizer.iterations) >= self.num_steps:
             self._stop("steps")
@@ -208,12 +215,14 @@ class Checkpoint(keras.callbacks.Callback):
         write_bytes(self.path, file.getvalue())
 
 
-def restore(path, hedger):
+def restore(path, hedger, of_same_optimizer=True):
     """Gives a hedger the weights and the state of the optimizer that `Checkpoint` kept.
 
     Args:
         path: The file.
         hedger: A compiled `DeepHedger` of the same configuration.
+        of_same_optimizer: Whether the optimizer has to be the one of the checkpoint; else the state
+            is left out where it is that of another.
 
     Returns:
         The rows of the history.
@@ -228,11 +237,13 @@ def restore(path, hedger):
         rows = json.loads(arrays.pop("history").item())
         weights = [arrays.pop(f"weight_{i}") for i in range(len(hedger.weights))]
         state = {name.removeprefix("optimizer_"): array for name, array in arrays.items()}
-        if len(state) != len(hedger.optimizer.variables):  # Keras would go on without them
+        fits = len(state) == len(hedger.optimizer.variables)
+        if of_same_optimizer and not fits:  # Keras would go on without them
             raise ValueError(f"a checkpoint with {len(state)} variables of an optimizer")
         rows[-1]["step"]  # there is at least one validation
         hedger.set_weights(weights)
-        hedger.optimizer.load_own_variables(state)
+        if fits:
+            hedger.optimizer.load_own_variables(state)
     except (EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise DamagedFileError(
             f"Expected a checkpoint with the {len(hedger.optimizer.variables)} variables of "

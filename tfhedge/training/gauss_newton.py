@@ -1,7 +1,9 @@
 """The Gauss-Newton matrix B = E[J' H_u J] of a policy on a hedging problem, eq. (12)."""
 
 import dataclasses
+from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tfhedge.hedging.controls import Controls
@@ -13,7 +15,17 @@ from tfhedge.policy.rollout import Policy
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton:
-    """The curvature of one batch, as `DHKFAC` asks for it.
+    r"""Computes what `DHKFAC` asks for of the loss and the curvature of one batch.
+
+    Whatever is to be estimated on n of the N paths of a batch is estimated on a systematic sample,
+    in which path i is expected
+
+        n_i = n/2 ( k_i / sum_j k_j + w_i / sum_j w_j )
+
+    times, with the derivatives k and w of the path losses by `Objective.path_curvature`, and counts
+    for n / (N n_i). Where the objective weights all paths alike, that is every N/n-th path, once.
+    Where its weights sit on a few paths, as those of an entropic risk may, these are in the sample.
+    A sample of all N paths has each of them once.
 
     Args:
         problem: The hedging problem, whose objective supplies H_u.
@@ -22,10 +34,12 @@ class GaussNewton:
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs to those of the problem.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+        payoff: The batch's payoffs, `[num_paths]`.
         pnl: The batch's P&L before costs, `[num_paths]`.
         cost: The batch's transaction costs, `[num_paths]`.
-        loss_scale: The size of the batch's loss.
         forward_pass: The compiled forward pass of the batch, if there was one.
+
+    Reference: Cochran, Sampling Techniques (1977), chapter 8, for systematic samples.
     """
 
     problem: HedgingProblem
@@ -34,13 +48,29 @@ class GaussNewton:
     quadratic_cost_ratio: float
     features: tf.Tensor
     returns: tf.Tensor
+    payoff: tf.Tensor
     pnl: tf.Tensor
     cost: tf.Tensor
-    loss_scale: tf.Tensor
     forward_pass: ForwardPass | None = None
 
+    @property
+    def risk(self):
+        """The loss of the batch with the P&L about its mean, a scalar."""
+        return self.problem.objective.risk(self.pnl, self.cost)
+
+    def risk_after(self, update):
+        """The risk of the batch after an update.
+
+        Args:
+            update: What is added to the weights, for each of them.
+
+        Returns:
+            A scalar.
+        """
+        return self.problem.objective.risk(*self._outcome(update, self._everything))
+
     def sample(self, num_paths, seed):
-        """Inputs a_t and pseudo-gradients g_t of each layer, for the first paths of the batch.
+        """Inputs a_t and pseudo-gradients g_t of each layer, for a sample of paths.
 
         The pseudo-gradients are those of <LZ, u> with L L' = H_u, so that J' L Z has covariance B.
 
@@ -51,14 +81,15 @@ class GaussNewton:
         Returns:
             Pairs `(a, g)`, each `[num_paths, num_steps, size]`.
         """
-        features, returns = self.features[:num_paths], self.returns[:num_paths]
+        sample = self._sampled(num_paths)
         by_trades = self.problem.objective.pseudo_gradient(
-            returns, self._quadratic_costs, self._path_curvature(num_paths), seed
+            sample.returns, self._quadratic_costs, sample.curvature, seed
         )
         cotangent = self.controls.by_actions(by_trades)
-        availability = self.problem.availability
         module = linearization(self.policy)
-        return module.pseudo_gradients(self.policy, features, availability, cotangent)
+        return module.pseudo_gradients(
+            self.policy, sample.features, self.problem.availability, cotangent
+        )
 
     def input_moments(self):
         """T^(-1/2) sum_t E[[a_t; 1] [a_t; 1]'] of each layer over the batch.
@@ -75,33 +106,119 @@ class GaussNewton:
         num_paths, num_steps = tf.unstack(tf.cast(tf.shape(self.features)[:2], moments[0].dtype))
         return [x / (num_paths * tf.sqrt(num_steps)) for x in moments]
 
-    def gram(self, directions, num_paths):
-        """The matrix of v_i' B v_j, estimated on the first paths of the batch.
+    def quadratic(self, directions, num_paths):
+        """Slopes of the loss, and the matrix of v_i' B v_j, estimated on a sample of paths.
 
         Args:
             directions: Directions v_i in the space of the weights.
             num_paths: Number of paths.
 
         Returns:
-            `[num_directions, num_directions]`.
+            `[num_directions]`, `[num_directions, num_directions]`, and a function of coefficients
+            of the directions, `[num_directions]`: by how much the true costs of the linearized
+            trades exceed the costs of the quadratic model, as |u| has a kink and u^2 has none.
         """
-        features, returns = self.features[:num_paths], self.returns[:num_paths]
-        changes = linearization(self.policy).action_derivatives(
-            self.policy, features, self.problem.availability, directions
+        sample = self._sampled(num_paths)
+        actions, changes = linearization(self.policy).action_derivatives(
+            self.policy, sample.features, self.problem.availability, directions
         )
         changes = [self.controls.trades(x) for x in changes]
-        return self.problem.objective.curvature_gram(
-            changes, returns, self._quadratic_costs, self._path_curvature(num_paths)
+        gram = self.problem.objective.curvature_gram(
+            changes, sample.returns, self._quadratic_costs, sample.curvature
+        )
+        with tf.GradientTape() as tape:
+            tape.watch([sample.pnl, sample.cost])
+            loss = self._loss(sample, sample.pnl, sample.cost)
+        by_pnl, by_cost = (
+            x[:, tf.newaxis, tf.newaxis] for x in tape.gradient(loss, [sample.pnl, sample.cost])
+        )
+        trades, costs = self.controls.trades(actions), tf.cast(self.problem.costs, actions.dtype)
+        signs = tf.sign(trades)
+        by_trades = by_pnl * sample.returns + by_cost * costs * signs
+        slopes = tf.stack([tf.reduce_sum(by_trades * x) for x in changes])
+
+        def kink(coefficients):
+            change = tf.tensordot(coefficients, tf.stack(changes), axes=1)
+            excess = tf.abs(trades + change) - tf.abs(trades) - signs * change
+            return tf.reduce_sum(by_cost * costs * (excess - self.quadratic_cost_ratio * change**2))
+
+        return slopes, gram, kink
+
+    def change(self, update, num_paths):
+        """The change of the loss with an update, on the paths of `quadratic`.
+
+        The threshold of the objective stays as it is, so that the loss changes by no more.
+
+        Args:
+            update: What is added to the weights, for each of them.
+            num_paths: Number of paths.
+
+        Returns:
+            A scalar.
+        """
+        sample = self._sampled(num_paths)
+        before = self._loss(sample, sample.pnl, sample.cost)
+        return self._loss(sample, *self._outcome(update, sample)) - before
+
+    def _loss(self, sample, pnl, cost):
+        """The mean of the path losses of the batch, from those of a sample."""
+        objective = self.problem.objective
+        threshold = objective.threshold(self.pnl, self.cost)
+        return tf.reduce_mean(sample.weights * objective.path_losses(pnl, cost, threshold))
+
+    def _outcome(self, update, sample):
+        """P&L and costs of sampled paths after an update."""
+        variables = self.policy.trainable_variables
+        changed = [(v, v + x) for v, x in zip(variables, update, strict=True)]
+        with keras.StatelessScope(state_mapping=changed):
+            actions = linearization(self.policy).actions(
+                self.policy, sample.features, self.problem.availability
+            )
+        trades = self.controls.trades(actions)
+        pnl = self.problem.pnl(trades, sample.returns, sample.payoff)
+        return pnl, self.problem.cost(trades)
+
+    def _sampled(self, num_paths):
+        """A systematic sample of paths, as many as the batch has if it has fewer."""
+        curvature = self.problem.objective.path_curvature(self.pnl, self.cost)
+        num_paths = tf.minimum(num_paths, tf.size(self.pnl))
+        size = tf.cast(num_paths, self.pnl.dtype)
+        counts = [0.5 * size * x / tf.reduce_sum(x) for x in curvature]
+        counts = tf.where(num_paths < tf.size(self.pnl), tf.add_n(counts), 1.0)
+        points = tf.range(num_paths)
+        points = tf.cast(points, counts.dtype) + 0.5
+        paths = tf.searchsorted(tf.cumsum(counts), points)
+        paths = tf.minimum(paths, tf.size(counts) - 1)  # as sums are rounded
+        num_all = tf.cast(tf.size(counts), counts.dtype)
+        weights = size / (num_all * tf.gather(counts, paths))
+        batch = self.features, self.returns, self.payoff
+        return _Sample(
+            weights,
+            *(tf.gather(x, paths) for x in (*batch, self.pnl, self.cost)),
+            [weights * tf.gather(x, paths) for x in curvature],
         )
 
-    def _path_curvature(self, num_paths):
-        """The objective's curvature of the first paths, as part of the batch."""
-        curvature = self.problem.objective.path_curvature(self.pnl, self.cost)
-        return [x[:num_paths] for x in curvature]
+    @property
+    def _everything(self):
+        """All paths of the batch, each once."""
+        batch = self.features, self.returns, self.payoff, self.pnl, self.cost
+        return _Sample(tf.ones_like(self.pnl), *batch, None)
 
     @property
     def _quadratic_costs(self):
         return self.quadratic_cost_ratio * self.problem.costs
+
+
+class _Sample(NamedTuple):
+    """Paths of a batch, how much each counts, and its k and w times that."""
+
+    weights: tf.Tensor
+    features: tf.Tensor
+    returns: tf.Tensor
+    payoff: tf.Tensor
+    pnl: tf.Tensor
+    cost: tf.Tensor
+    curvature: list
 
 
 def linearization(policy):

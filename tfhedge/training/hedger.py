@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfhedge import checks, replicas
+from tfhedge.curvature.kronecker import all_finite
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
 from tfhedge.evaluation.report import evaluate_hedge
@@ -15,6 +16,7 @@ from tfhedge.hedging.controls import Controls
 from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy.rollout import Policy
 from tfhedge.training.gauss_newton import GaussNewton
+from tfhedge.training.guard import Guard
 from tfhedge.training.metric import HedgeMetric
 
 logger = logging.getLogger(__name__)
@@ -181,9 +183,27 @@ class DeepHedger(keras.Model):
         parts = {name: decode(config[name]) for name in ("problem", "policy")}
         return cls(**{**config, **parts})
 
-    def fit(self, *args, shuffle=False, **kwargs):
-        """Trains; paths are independent of each other, so that there is nothing to shuffle."""
-        return super().fit(*args, shuffle=shuffle, **kwargs)
+    def fit(self, *args, callbacks=None, shuffle=False, **kwargs):
+        """Trains as any Keras model, and ends with an error where training fails.
+
+        Args:
+            *args: As for any Keras model.
+            callbacks: Likewise.
+            shuffle: Likewise; paths are independent of each other, and need no shuffling.
+            **kwargs: Likewise.
+
+        Returns:
+            Keras' `History`.
+
+        Raises:
+            TrainingError: If the loss is not finite, or a `DHKFAC` finds no step that it can take.
+                The policy then has the best of its weights: those with the least validation loss,
+                or without a validation those with the least loss of an epoch.
+        """
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        callbacks = [*tf.nest.flatten(callbacks or []), Guard()]
+        return super().fit(*args, callbacks=callbacks, shuffle=shuffle, **kwargs)
 
     def call(self, features):
         """All trades of each path."""
@@ -224,28 +244,35 @@ class DeepHedger(keras.Model):
 
     def train_step(self, data):
         """One step of the optimizer on one batch, of which each replica has its share."""
-        features, returns, _ = batch = self._unpack(data)
+        features, returns, payoff = batch = self._unpack(data)
         if self._strategy is None:
-            loss, pnl, cost, gradients, forward_pass = self._gradients(*batch)
+            pnl, cost, gradients, forward_pass = self._gradients(*batch)
         else:
             results = self._strategy.run(lambda *batch: self._gradients(*batch)[:-1], args=batch)
-            loss, pnl, cost, gradients = tf.nest.map_structure(
+            pnl, cost, gradients = tf.nest.map_structure(
                 lambda x: self._strategy.experimental_local_results(x)[0], results
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
             self._check_trainable(self.optimizer)  # it may have been frozen since `compile`
-            curvature = self.curvature(features, returns, pnl, cost, loss, forward_pass)
+            curvature = self.curvature(features, returns, payoff, pnl, cost, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
+            # A step that is taken back leaves no NaN in the averages of the epoch.
+            finite = all_finite([pnl, cost])
+            tf.cond(finite, lambda: self._count(pnl, cost), lambda: None)
         else:
             self.optimizer.apply(gradients, self.trainable_variables)
+            self._count(pnl, cost)
             more = {}
-        self.hedge_metric.update_state(pnl, cost)
         return self.hedge_metric.result() | more
 
+    def _count(self, pnl, cost):
+        """Adds a batch to the averages of the epoch."""
+        self.hedge_metric.update_state(pnl, cost)
+
     def _gradients(self, *batch):
-        """Loss, P&L and cost of a batch, the gradients, and the pass through this replica's paths.
+        """P&L and cost of a batch, gradients of the loss, and the pass of this replica's paths.
 
         The mean of the P&L is that of all replicas' paths before any gradient is taken.
         """
@@ -262,17 +289,17 @@ class DeepHedger(keras.Model):
         slopes = [scale * self.optimizer.scale_loss(x) for x in slopes]
         gradients = tape.gradient(shares, self.trainable_variables, slopes)
         gradients = replicas.add([x / scale for x in gradients])
-        return loss, pnl, cost, gradients, forward_pass
+        return pnl, cost, gradients, forward_pass
 
-    def curvature(self, features, returns, pnl, cost, loss, forward_pass=None):
+    def curvature(self, features, returns, payoff, pnl, cost, forward_pass=None):
         """The curvature of a batch, as the optimizer, a `DHKFAC`, wants it.
 
         Args:
             features: The batch's features, `[num_paths, num_steps, num_features]`.
             returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
+            payoff: The batch's payoffs, `[num_paths]`.
             pnl: The batch's P&L before costs, `[num_paths]`.
             cost: The batch's transaction costs, `[num_paths]`.
-            loss: The batch's loss.
             forward_pass: The compiled forward pass of the batch, if there was one.
 
         Returns:
@@ -285,9 +312,9 @@ class DeepHedger(keras.Model):
             quadratic_cost_ratio=self.optimizer.quadratic_cost_ratio,
             features=features,
             returns=returns,
+            payoff=payoff,
             pnl=pnl,
             cost=cost,
-            loss_scale=tf.abs(loss),
             forward_pass=forward_pass,
         )
 

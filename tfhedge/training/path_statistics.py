@@ -75,9 +75,9 @@ class PathStatistics(keras.callbacks.Callback):
         result = {"gradient_variance": self._gradient_variance(features, slopes)}
         if isinstance(optimizer, KroneckerOptimizer):
             direction = optimizer.precondition(gradients)
-            curvature = hedger.curvature(features, returns, pnl, cost, loss)
-            exact = curvature.gram([direction], self.num_quadratic_paths)[0, 0]
-            result["overshoot"] = exact / inner(gradients, direction)
+            curvature = hedger.curvature(features, returns, payoff, pnl, cost)
+            _, exact, _ = curvature.quadratic([direction], self.num_quadratic_paths)
+            result["overshoot"] = exact[0, 0] / inner(gradients, direction)
         return result
 
     def _gradient_variance(self, features, slopes):

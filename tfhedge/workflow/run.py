@@ -31,6 +31,7 @@ from tfhedge.training.callbacks import (
     patient_interrupt,
     restore,
 )
+from tfhedge.training.guard import TrainingError
 from tfhedge.training.hedger import DeepHedger
 from tfhedge.training.schedules import WarmUpExponentialDecay
 from tfhedge.workflow.config import (
@@ -206,7 +207,7 @@ def load_run(folder):
     summary = read_json(path) if path.exists() else {}
     if summary.get("stopped_by") == "diverged":
         raise ValueError(f"Expected a run with a policy. Received: {folder}, which diverged")
-    rows = restore(folder / CHECKPOINT_FILE, hedger)
+    rows = restore(folder / CHECKPOINT_FILE, hedger, of_same_optimizer=False)
     # An interrupted run was evaluated after its last checkpoint.
     is_its_summary = summary.get("steps") == rows[-1]["step"]
     return hedger, summary if is_its_summary else None
@@ -218,9 +219,8 @@ def train(hedger, config, folder):
     The folder receives `optimizer.json`, `history.csv`, `checkpoint.npz`, `validation_loss.png`,
     `pnl_histogram.png`, `saved_model/1/` and at last `summary.json`. Where there is a checkpoint
     already, the run is continued from it. Ctrl-C ends the training after the step under way; the
-    run is then evaluated and saved as any other, and can still be continued. A run whose loss
-    ceases to be finite has no policy worth evaluating, and leaves its history and a summary that
-    says so.
+    run is then evaluated and saved as any other, and can still be continued. A run that fails
+    (`TrainingError`) leaves its history and a summary that says why.
 
     Args:
         hedger: What `make_hedger` made of the configuration.
@@ -250,6 +250,7 @@ def train(hedger, config, folder):
             "stopped_by": stop.reason,
             "seconds": time.perf_counter() - history.started,
             "seed": config.seed,
+            **({} if report else {"failure": stop.failure}),
             **(statistics(report) if report else {}),
         }
         if report:
@@ -304,21 +305,26 @@ def fit(hedger, config, folder, callbacks=(), interrupted=lambda: False):
         validation = hedger.problem.dataset(
             config.validation_paths, config.batch_size, (0, VALIDATION)
         )
-        hedger.fit(
-            training_batches(hedger.problem, config, step),
-            initial_epoch=step // config.validate_every,
-            epochs=math.ceil(config.steps / config.validate_every),
-            steps_per_epoch=config.validate_every,
-            validation_data=validation.cache(),
-            callbacks=[
-                OptimizerStatistics(),
-                *callbacks,
-                history,
-                stop,
-                Checkpoint(checkpoint, history, stop),
-            ],
-            verbose=0,
-        )
+        try:
+            hedger.fit(
+                training_batches(hedger.problem, config, step),
+                initial_epoch=step // config.validate_every,
+                epochs=math.ceil(config.steps / config.validate_every),
+                steps_per_epoch=config.validate_every,
+                validation_data=validation.cache(),
+                callbacks=[
+                    OptimizerStatistics(),
+                    *callbacks,
+                    history,
+                    stop,
+                    Checkpoint(checkpoint, history, stop),
+                ],
+                verbose=0,
+            )
+        except TrainingError as error:
+            if stop.reason != "diverged":  # in the midst of an epoch
+                history.add_failure()
+            stop.reason, stop.failure = "diverged", str(error)
     return history, stop
 
 
