@@ -59,7 +59,8 @@ class MomentumOfModel(th.DHKFAC):
     """Minimizes M over momenta of at most 0.9, too, and takes a share of that minimizer."""
 
     def _coefficients(self, slopes, gram):
-        return self.share_now() * minimize_in_plane(slopes, gram, self.momentum)
+        share = tf.cast(self.learning_rate, gram.dtype)
+        return share * minimize_in_plane(slopes, gram, self.momentum)
 
 
 def minimize_in_plane(slopes, gram, max_momentum):
@@ -89,6 +90,26 @@ def minimize_in_plane(slopes, gram, max_momentum):
     mu = tf.where(independent, tf.clip_by_value(mu, 0.0, max_momentum), 0.0)
     alpha = tf.math.divide_no_nan(slope_v + mu * b_vp, b_vv)
     return tf.stack([-alpha, mu])
+
+
+class Unchecked(th.DHKFAC):
+    """Takes each step as M has it."""
+
+    def _agreed_length(self, curvature, update, model, sizes, curved):
+        return tf.ones_like(curved)
+
+
+class WithoutTakingBack(th.DHKFAC):
+    """Goes on from a step that did harm."""
+
+    def _did_harm(self, curvature):
+        return tf.constant(False)
+
+
+class LittleDampingAtFirst(th.DHKFAC):
+    """The damping starts where it ends."""
+
+    _first_damping = 1.0
 
 
 class StartAtZero(th.DHKFAC):
@@ -295,10 +316,13 @@ VARIANTS = {
         StepByPreconditioner, **STEP_OF_ALGORITHM_1 | {"learning_rate": 1e-3}
     ),
     "half steps": with_optimizer(learning_rate=0.5),
-    "steps without decay": with_optimizer(learning_rate_decay=1.0, trust_region_decay=1.0),
+    "no check of the steps": with_optimizer(Unchecked),
+    "no taking back": with_optimizer(WithoutTakingBack),
+    "little damping at first": with_optimizer(LittleDampingAtFirst),
+    "steps without decay": with_optimizer(trust_region_decay=1.0),
     "no trust region": with_optimizer(trust_region=1e9),
     "trust region with the paper's decay": with_optimizer(trust_region_decay=0.997),
-    "hardly any damping": with_optimizer(shrinkage=1e-8),
+    "hardly any damping": with_optimizer(shrinkage=2e-7),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "shared damping that does not fade": with_optimizer(LastingSharedDamping),
     "uniform damping": with_optimizer(UniformDamping),
