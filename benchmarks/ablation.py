@@ -17,6 +17,7 @@ from tfhedge.cli import set_up_tensorflow
 set_up_tensorflow()
 
 import tensorflow as tf
+from keras.optimizers.schedules import ExponentialDecay
 
 import tfhedge as th
 from tfhedge.curvature.algorithm1 import Algorithm1
@@ -36,8 +37,10 @@ from tfhedge.workflow.tables import number
 TARGETS, LATE_STEPS = (0.085, 0.075, 0.05), 200
 ALGORITHM_1 = Algorithm1().get_config()
 STEP_OF_ALGORITHM_1 = {
-    name: ALGORITHM_1[name]
-    for name in ("learning_rate", "momentum", "trust_region", "trust_region_decay")
+    **{name: ALGORITHM_1[name] for name in ("learning_rate", "momentum")},
+    "trust_region": ExponentialDecay(
+        ALGORITHM_1["trust_region"], 1, ALGORITHM_1["trust_region_decay"]
+    ),
 }
 
 
@@ -97,6 +100,13 @@ class Unchecked(th.DHKFAC):
 
     def _agreed_length(self, curvature, update, model, sizes, curved):
         return tf.ones_like(curved)
+
+
+class WithoutSignal(th.DHKFAC):
+    """Takes the slope of the batch for that of all paths."""
+
+    def _signal(self, slope, noise):
+        return tf.ones_like(slope)
 
 
 class WithoutTakingBack(th.DHKFAC):
@@ -319,9 +329,11 @@ VARIANTS = {
     "no check of the steps": with_optimizer(Unchecked),
     "no taking back": with_optimizer(WithoutTakingBack),
     "little damping at first": with_optimizer(LittleDampingAtFirst),
-    "steps without decay": with_optimizer(trust_region_decay=1.0),
+    "no signal": with_optimizer(WithoutSignal),
+    "no signal, trust region with a decay": with_optimizer(
+        WithoutSignal, trust_region=ExponentialDecay(0.3, 1, 0.985)
+    ),
     "no trust region": with_optimizer(trust_region=1e9),
-    "trust region with the paper's decay": with_optimizer(trust_region_decay=0.997),
     "hardly any damping": with_optimizer(shrinkage=2e-7),
     "shrinkage of eq. (11)": with_optimizer(ShrinkageByBlock),
     "shared damping that does not fade": with_optimizer(LastingSharedDamping),

@@ -58,6 +58,7 @@ class Recorder:
             "kind": ("taken back" if moved else "rejected") if rejected else "taken",
             "loss": loss,
             "length": math.nan if rejected else float(optimizer.length),
+            "signal": float(optimizer.signal),
             **self.promise(batch_parts, trades, outcome, delta),
             "batch": self.loss(*new_outcome) - loss,
             "fresh": new_fresh_loss - fresh_loss,

@@ -1,4 +1,4 @@
-"""The rules of steps that `promises.py` compares: `DHKFAC` as it is, unchecked, without kinks."""
+"""The rules of steps that `promises.py` compares: `DHKFAC` as it is, and without parts of it."""
 
 import keras
 import tensorflow as tf
@@ -23,7 +23,7 @@ class Checked(th.DHKFAC):
 
 
 class Unchecked(Checked):
-    """Takes every step of M, with little damping from the start, and takes none back."""
+    """Takes every step of M with the slope of the batch, and little damping; takes none back."""
 
     _first_damping = 1.0
 
@@ -32,6 +32,9 @@ class Unchecked(Checked):
 
     def _did_harm(self, curvature):
         return tf.constant(False)
+
+    def _signal(self, slope, noise):
+        return tf.ones_like(slope)
 
 
 class CheckedByParabola(Checked):
@@ -46,7 +49,11 @@ class CheckedByParabola(Checked):
         return super()._update(gradients, WithoutKink(**vars(curvature)))
 
 
-RULES = {"checked": Checked, "unchecked": Unchecked, "parabola": CheckedByParabola}
+RULES = {
+    "checked": Checked,
+    "unchecked": Unchecked,
+    "parabola": CheckedByParabola,
+}
 
 
 class FirstPaths(GaussNewton):

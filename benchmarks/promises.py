@@ -12,7 +12,8 @@ with the gradient g of the batch, and with B on 128 of the paths of the batch. E
 step i, with the weights before the step unless said,
 
 - `kind`: whether the step was taken, rejected, or took the step before back;
-- `loss` of the batch, `length`, the share c of the update that the check left, and `damping`;
+- `loss` of the batch, `length`, the share c of the update that the check left, `damping`, and
+  `signal`, the share of the slope of the batch that other paths have, too;
 - `promised`, M(delta); `promised_same`, M with the slope of the 128 paths;
 - `same`, `batch` and `fresh`, the changes of the loss on the 128 paths, on the whole batch, and on
   fresh paths; `ratio_same` = same / promised_same, `ratio_batch` and `ratio_fresh` likewise to
@@ -78,7 +79,7 @@ PROBLEMS = {
 COLUMNS = (
     "loss promised promised_same same batch fresh ratio_same ratio_batch ratio_fresh outlet_alone "
     "others_alone curved_same curved_batch kink trades_linear trades layer layer_share top_pnl "
-    "top_loss top_weight finite_paths length damping loop_gain"
+    "top_loss top_weight finite_paths length damping signal loop_gain"
 ).split()
 
 

@@ -48,8 +48,10 @@ def flat(tensors):
 class Quadratic:
     """The loss w'Bw / 2 - b'w, and samples that have little to do with B."""
 
-    def __init__(self, dtype="float32"):
+    def __init__(self, dtype="float32", noise=0.0):
         self.dtype, rng = dtype, np.random.default_rng(1)
+        sizes, draw = [np.prod(shape) for shape in shapes()], np.random.default_rng(2)
+        self.noise = noise * draw.normal(size=sum(sizes))
         size = sum(np.prod(shape) for shape in shapes())
         root = rng.normal(size=[size, size])
         self.matrix = root @ root.T / size + 0.1 * np.eye(size)
@@ -61,10 +63,16 @@ class Quadratic:
 
     def gradients(self, variables):
         self.variables = variables
-        gradient = self.matrix @ flat(variables) - self.vector
-        ends = np.cumsum([np.prod(v.shape) for v in variables])[:-1]
-        parts = np.split(gradient.astype(self.dtype), ends)
-        return [tf.reshape(g, v.shape) for g, v in zip(parts, variables, strict=True)]
+        return self.parts(self.matrix @ flat(variables) - self.vector)
+
+    @property
+    def gradient_noise(self):
+        return self.parts(self.noise) if np.any(self.noise) else None
+
+    def parts(self, vector):
+        sizes = [np.prod(shape) for shape in shapes()]
+        parts = np.split(vector.astype(self.dtype), np.cumsum(sizes)[:-1])
+        return [tf.reshape(x, shape) for x, shape in zip(parts, shapes(), strict=True)]
 
     def sample(self, num_paths, seed):
         def draw(size, stream):
@@ -106,7 +114,7 @@ class Transcription:
         self.problem, self.options = problem, DHKFAC(**options).get_config()
         self.learning_rate = options.get("learning_rate", np.float32(1.0))  # as Keras keeps it
         self.weights = flat(new_variables(problem.dtype))
-        self.previous, self.iteration = np.zeros_like(self.weights), 0
+        self.previous, self.iteration, self.signals = np.zeros_like(self.weights), 0, []
         self.A, self.G, self.Q, self.D = ([0.0] * len(LAYERS) for _ in range(4))
 
     def step(self):
@@ -124,7 +132,10 @@ class Transcription:
             self.update_diagonal(layer, *self.inputs(layer, a, g), past / (past + 1))
 
         gradient = self.problem.matrix @ self.weights - self.problem.vector
-        self.take_step(self.precondition(gradient), gradient)
+        direction, noise = self.precondition(gradient), self.problem.noise
+        self.signals.append(1.0 - noise @ self.precondition(noise) / (gradient @ direction))
+        # A plain mean: there are fewer terms than the decay gives weight to.
+        self.take_step(direction, gradient, max(np.mean(self.signals), 0.0))
 
     def inputs(self, layer, a, g):
         a, g, use_bias = (
@@ -173,17 +184,18 @@ class Transcription:
             blocks.append(Q @ (Q.T @ block / ((1.0 - rho) * D + rho * (D.mean() + shared))))
         return np.concatenate(blocks)
 
-    def take_step(self, direction, gradient):
+    def take_step(self, direction, gradient, signal):
         options, i, matrix = self.options, self.iteration, self.problem.matrix
         rate = self.learning_rate
         rate = rate(i) if callable(rate) else rate
         for momentum in (options["momentum"], 0.0):
             onward = momentum * self.previous
-            alpha = direction @ (gradient + matrix @ onward) / (direction @ matrix @ direction)
-            update = onward - float(rate) * max(alpha, 0.0) * direction
-            if gradient @ update <= 0.0:
+            alpha = direction @ (signal * gradient + matrix @ onward)
+            alpha = max(alpha / (direction @ matrix @ direction), 0.0)
+            update = onward - float(rate) * alpha * direction
+            if gradient @ onward - float(rate) * alpha * signal * (gradient @ direction) <= 0.0:
                 break
-        radius = 2.0 * options["trust_region"] * options["trust_region_decay"] ** i
+        radius = 2.0 * options["trust_region"] * signal**2
         update *= min(1.0, np.sqrt(radius / (update @ matrix @ update)))
         self.weights, self.previous, self.iteration = self.weights + update, update, i + 1
 
@@ -196,7 +208,7 @@ OPTIONS = {
         "shrinkage": 0.1,
         "trust_region": 1e6,
     },
-    "small trust region": {"trust_region": 1e-2, "trust_region_decay": 0.5},
+    "small trust region": {"trust_region": 1e-2},
     "rare curvature": {"factor_interval": 2, "eigenbasis_interval": 4, "num_curvature_paths": 5},
     "little memory": {"factor_decay": 0.3, "diagonal_decay": 0.0, "eigenbasis_interval": 1},
     "schedule": {
@@ -214,9 +226,10 @@ def graph_step(optimizer, problem, variables):
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-4), ("float64", 1e-8)])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_steps_equal_the_transcription(options, dtype, atol):
-    problem, variables = Quadratic(dtype), new_variables(dtype)
+def test_steps_equal_the_transcription(options, noise, dtype, atol):
+    problem, variables = Quadratic(dtype, noise), new_variables(dtype)
     optimizer, expected = DHKFAC(**options), Transcription(problem, options)
     optimizer.build(variables)
     assert {v.dtype for v in optimizer.variables if len(v.shape) == 2} == {dtype}
@@ -261,13 +274,29 @@ def test_a_quadratic_is_minimized(momentum):
 
 def test_the_trust_region_bounds_the_step():
     problem, variables = Quadratic(), new_variables()
-    optimizer = DHKFAC(trust_region=5e-4, trust_region_decay=0.5)
+    schedule = keras.optimizers.schedules.ExponentialDecay(5e-4, 1, 0.5)
+    optimizer = DHKFAC(trust_region=schedule)
     optimizer.build(variables)
     step = graph_step(optimizer, problem, variables)
     for i in range(4):
         step()
         update = flat(optimizer.momentums)
         assert_allclose(update @ problem.matrix @ update, 1e-3 * 0.5**i, rtol=1e-4)
+
+
+def test_no_step_is_taken_where_the_gradient_is_noise():
+    """Such noise as e alone would give, on average over e, a slope g'v of the size it has."""
+    problem, variables = Quadratic(), new_variables()
+    before, optimizer = flat(variables), DHKFAC()
+    optimizer.build(variables)
+    gradients = problem.gradients(variables)
+    problem.noise = 1.01 * flat(gradients)
+    optimizer.apply(gradients, variables, problem)
+    assert_array_equal(flat(variables), before)
+    assert float(optimizer.signal) == pytest.approx(1.0 - 1.01**2, rel=1e-4)
+    problem.noise = 0.5 * problem.noise
+    optimizer.apply(gradients, variables, problem)
+    assert np.any(flat(variables) != before)
 
 
 def test_momentum_that_goes_uphill_is_dropped():
@@ -524,9 +553,7 @@ def test_a_run_goes_on_from_its_saved_state():
     [
         *[
             (name, value, r"a number in \[0.0, 1.0\]")
-            for name in (
-                "learning_rate momentum factor_decay diagonal_decay trust_region_decay"
-            ).split()
+            for name in ("learning_rate momentum factor_decay diagonal_decay").split()
             for value in (-0.1, 1.1, float("nan"), "0.5", None)
         ],
         *[

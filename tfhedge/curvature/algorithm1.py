@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Step, inner
+from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer, Schedule, Step, inner
 
 
 @keras.saving.register_keras_serializable("tfhedge")
@@ -138,6 +138,14 @@ class Algorithm1(KroneckerOptimizer):
         moments, sample = curvature.input_moments(), self._sample(curvature, num_paths)
         for block, moment, (a, g) in zip(self.blocks, moments, sample, strict=True):
             yield block, moment, a, g
+
+    def trust_region_now(self):
+        """The size rho_TR of the trust region in the step to come, line 21."""
+        size = super().trust_region_now()
+        if isinstance(self.trust_region, Schedule):
+            return size
+        decay = tf.constant(self.trust_region_decay, size.dtype)
+        return size * decay ** tf.cast(self.iterations, size.dtype)
 
     def _update(self, gradients, curvature):
         """Lines 15 to 23."""

@@ -18,6 +18,8 @@ _FADING = 0.9
 # An update is halved while the change of the loss exceeds that of M by more than a share of the
 # terms of M and a share of the risk, for rounding; below the least length no step is taken.
 _TOLERANCE, _ROUNDING, _LEAST_LENGTH = 0.25, 1e-5, 2.0**-20
+# Decay of the average of the signal.
+_SIGNAL_DECAY = 0.9
 # A risk of so many times the usual one has the last step examined; a risk of so many times that of
 # the weights before has it taken back.
 _UNUSUAL, _HARMFUL, _USUAL_DECAY = 1.5, 1.25, 0.9
@@ -38,15 +40,28 @@ class DHKFAC(KroneckerOptimizer):
            M(delta) = g' delta + delta' B delta / 2,
 
        with constant momentum mu and a share, the learning rate, of the alpha >= 0 that minimizes
-       M(delta). Where that goes uphill, g' delta > 0, the momentum is dropped (the restart of
-       O'Donoghue and Candes 2015). The update is scaled into the trust region
-       delta' B delta <= rho_TR risk, where the risk is the loss of the P&L about its mean; its size
-       rho_TR falls in each step, as the noise in g outgrows the gradient;
+       M(delta), were the slope along v only s g'v, with the signal s. Where that goes uphill,
+       g' delta > 0, the momentum is dropped (the restart of O'Donoghue and Candes 2015). The update
+       is scaled into the trust region delta' B delta <= rho_TR s^2 risk, where the risk is the loss
+       of the P&L about its mean;
     4. compares the change of the loss with that of M, on the same paths, and halves the update
        while it is wrong.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7),
     and step 4 is one forward pass, both of the same few paths.
+
+    **Signal.** The gradient g of a batch is used twice, for v and for its slope along v, and so
+    promises more than the loss of other paths keeps. With a random vector e of the covariance of g,
+
+        E[g' \hat B^{-1} g] = E[g]' \hat B^{-1} E[g] + E[e' \hat B^{-1} e],
+
+    where the first term is the slope that other paths have along v. Its share,
+
+        s = max(0, average of 1 - e' \hat B^{-1} e / g' \hat B^{-1} g),
+
+    starts near 1, falls as the noise comes to dominate the gradient, and makes a decay of the
+    learning rate or of the trust region needless. The gradients of two halves of the batch give e
+    (`sum_and_noise`); the average has a decay of 0.9.
 
     **Check.** Let L be the loss of the paths of M, let g in M be their own gradient, and let the
     costs in M be the true costs of the linearized trades, with their kinks. The update is
@@ -96,9 +111,8 @@ class DHKFAC(KroneckerOptimizer):
         diagonal_decay: Decay beta^D of the average of D.
         factor_interval: Steps N^cov between updates of A, G and D.
         eigenbasis_interval: Steps N^evd between eigendecompositions.
-        trust_region: Initial size rho_TR of the trust region, as a share of the risk; or a Keras
-            schedule of it, in place of the decay.
-        trust_region_decay: Its decay beta^TR in a step.
+        trust_region: Size rho_TR of the trust region, as a share of the risk; or a Keras schedule
+            of it.
         quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
             the loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100
             is right for trades of 0.005; the paper's 8 is for trades of 0.06.
@@ -122,6 +136,7 @@ class DHKFAC(KroneckerOptimizer):
 
     _check_learning_rate = staticmethod(fraction)
     _first_damping = 100.0
+    needs_gradient_noise = True
 
     def __init__(
         self,
@@ -133,7 +148,6 @@ class DHKFAC(KroneckerOptimizer):
         factor_interval=1,
         eigenbasis_interval=5,
         trust_region=0.3,
-        trust_region_decay=0.985,
         quadratic_cost_ratio=100.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
@@ -150,7 +164,6 @@ class DHKFAC(KroneckerOptimizer):
             factor_interval=factor_interval,
             eigenbasis_interval=eigenbasis_interval,
             trust_region=trust_region,
-            trust_region_decay=trust_region_decay,
             quadratic_cost_ratio=quadratic_cost_ratio,
             num_curvature_paths=num_curvature_paths,
             num_quadratic_paths=num_quadratic_paths,
@@ -167,10 +180,11 @@ class DHKFAC(KroneckerOptimizer):
         return Algorithm1(**arguments)
 
     def build(self, variables):
-        """Creates the state: that of the blocks, and the usual risk."""
+        """Creates the state: that of the blocks, the average of the signal, and the usual risk."""
         if self.built:
             return
         super().build(variables)
+        self.signal = self.add_variable((), "zeros", variables[0].dtype, name="signal")
         self.usual_risk = self.add_variable((), "zeros", variables[0].dtype, name="usual_risk")
 
     def _step(self, gradients, curvature):
@@ -245,10 +259,11 @@ class DHKFAC(KroneckerOptimizer):
             [direction, previous], self.num_quadratic_paths
         )
         slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
-        coefficients = self._coefficients(slopes, gram)
+        signal = self._signal(slopes[0], curvature.gradient_noise)
+        coefficients = self._coefficients(slopes * tf.stack([signal, 1.0]), gram)
         # Where alpha v and mu p cancel, rounding may leave it negative.
         curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
-        radius = self.trust_region_now() * curvature.risk
+        radius = self.trust_region_now() * signal**2 * curvature.risk
         within = tf.where(curved > radius, tf.sqrt(radius / curved), 1.0)
         coefficients *= within
         curved *= within**2
@@ -267,6 +282,25 @@ class DHKFAC(KroneckerOptimizer):
         update = [length * x for x in update]
         damping = tf.where(length < 1.0, tf.math.rsqrt(length), LESS_DAMPING)
         return Step(update, update, -length * coefficients[0], damping)
+
+    def _signal(self, slope, noise):
+        """The share of the slope g'v that other paths have, too.
+
+        Args:
+            slope: g'v.
+            noise: A random vector with the covariance of g, or None if that is not known.
+
+        Returns:
+            The average over the steps so far, at least 0.
+        """
+        if noise is None:
+            return tf.ones_like(slope)
+        share = 1.0 - inner(noise, self.precondition(noise)) / slope
+        past = tf.cast(self.iterations, share.dtype)
+        decay = tf.minimum(past / (past + 1.0), _SIGNAL_DECAY)  # a plain mean at first
+        average = decay * self.signal.value + (1.0 - decay) * share
+        self.signal.assign(tf.where(tf.math.is_finite(average), average, self.signal.value))
+        return tf.nn.relu(self.signal.value)
 
     def _agreed_length(self, curvature, update, model, sizes, curved):
         """Halves the length of an update until the loss changes as M says, or is NaN.

@@ -160,6 +160,8 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
                 `quadratic(directions, num_paths)`, on some of the paths, the slopes of their loss
                 along each v_i, `[num_directions]`, the matrix of v_i' B v_j, and what true costs
                 add to the model, a function of coefficients of the v_i;
+                `gradient_noise`, for each weight, a random vector of mean zero with the same
+                covariance as the gradient, or None if there is none;
                 `change(update, num_paths)`, on the same paths, the change of their loss with an
                 update of the weights; `risk`, the loss of the batch with the P&L about its mean,
                 and `risk_after(update)`.
@@ -254,12 +256,10 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
         return taken
 
     def trust_region_now(self):
-        """The size rho_TR of the trust region in the step to come, line 21."""
-        dtype = self.damping.dtype
+        """The size rho_TR of the trust region in the step to come."""
         if isinstance(self.trust_region, Schedule):
-            return tf.cast(self.trust_region(self.iterations), dtype)
-        decay = tf.constant(self.trust_region_decay, dtype)
-        return self.trust_region * decay ** tf.cast(self.iterations, dtype)
+            return tf.cast(self.trust_region(self.iterations), self.damping.dtype)
+        return tf.constant(self.trust_region, self.damping.dtype)
 
     def get_config(self):
         """The arguments that make this optimizer again."""

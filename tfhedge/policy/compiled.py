@@ -6,8 +6,9 @@ It computes what `HedgeCell` in `keras.layers.RNN` does, and is faster on a CPU,
 The backward pass needs the logits, carries and hidden states of all steps, 0.9 GB for 2048 paths of
 240 steps. They are kept in variables, which XLA updates in place: as outputs of the forward pass
 they would be fresh memory at every step of the training, whose pages the system has to clear. Only
-the last call's are kept, and no more than fit into `_MAX_BYTES`; a backward pass that does not find
-its own runs the forward pass of that chunk again.
+the last call's are kept, or those of the last call of each part of a batch, and no more than fit
+into `_MAX_BYTES`; a backward pass that does not find its own runs the forward pass of that chunk
+again.
 
 Where they are many, a policy of float32 keeps them in float16, for half the memory and a tenth of
 the time. That costs its gradient at most 3e-4 of its size, far less than the sampling of paths.
@@ -81,18 +82,20 @@ class CompiledRollout:
         ]
         return _gather(actions, tf.shape(features)[0])
 
-    def forward(self, features, availability):
+    def forward(self, features, availability, part=(0, 1)):
         """The forward pass by which the actions are computed, differentiable as they are.
 
         Args:
             features: `[num_paths, num_steps, num_features]`.
             availability: `[num_steps, num_instruments]`.
+            part: Which part of a batch this is, and of how many. Parts share the memory, so that
+                the backward passes of all of them find their values.
 
         Returns:
             A `ForwardPass`.
         """
         shared, dealt = self._shared(availability), self._deal(features)
-        lanes = self._lanes_for(dealt[0], shared[-1])
+        lanes = self._lanes_for(dealt[0], shared[-1], *part)
         actions, tags = _rollout(lanes, shared, dealt)
         return ForwardPass(lanes, shared, dealt, actions, tags, tf.shape(features)[0])
 
@@ -109,28 +112,29 @@ class CompiledRollout:
             chunk = min(chunk, 16 * math.ceil(features.shape[0] / (16 * self.num_lanes)))
         return _deal(features, self.num_lanes, chunk)
 
-    def _lanes_for(self, features, weights):
-        """The lanes' memory, made once for each number of steps and size of the chunks."""
+    def _lanes_for(self, features, weights, part, num_parts):
+        """The lanes' memory, made once for each number of steps, size of the chunks, and part."""
         num_turns, num_steps, _, chunk = features.shape
         # What the inlet saw and gave stays as it is: it has no bound, and no gate to saturate.
         sizes = [weights[0].shape[1] - features.shape[2], weights[0].shape[0]]
         dtypes = [features.dtype] * 2
         for bias in weights[3:-2:2]:
             sizes += [bias.shape[0], bias.shape[0] // 4, bias.shape[0] // 4]
-        num_turns = num_turns or math.ceil(_PRESUMED_PATHS / (self.num_lanes * chunk))
-        num_paths = num_turns * self.num_lanes * chunk
+        num_turns = num_turns or math.ceil(_PRESUMED_PATHS / (num_parts * self.num_lanes * chunk))
+        num_paths = num_turns * num_parts * self.num_lanes * chunk
         exact = sum(sizes) * features.dtype.size * num_steps * num_paths <= _MAX_EXACT_BYTES
         half = features.dtype == tf.float32 and not exact
         dtypes += [tf.float16 if half else features.dtype] * (len(sizes) - 2)
         bytes_of_path = sum(size * dtype.size for size, dtype in zip(sizes, dtypes, strict=True))
-        num_slots = max(1, _MAX_BYTES // (self.num_lanes * chunk * num_steps * bytes_of_path))
-        num_slots = min(num_slots, num_turns)
-        key = tuple(sizes), num_slots, num_steps, chunk, tuple(dtypes)
+        bytes_of_turn = num_parts * self.num_lanes * chunk * num_steps * bytes_of_path
+        num_slots = min(max(1, _MAX_BYTES // bytes_of_turn), num_turns)
+        memory = tuple(sizes), num_slots, num_steps, chunk, tuple(dtypes)
+        key = part, memory
         if key not in self._lanes:
             # In a thread of its own, where no graph is being built: `tf.function` allows the making
             # of variables in its first trace only.
             with ThreadPoolExecutor() as pool:
-                self._lanes[key] = list(pool.map(lambda _: _Lane(*key), range(self.num_lanes)))
+                self._lanes[key] = list(pool.map(lambda _: _Lane(*memory), range(self.num_lanes)))
             variables = [v for lane in self._lanes[key] for v in lane.kept]
             weakref.finalize(self, _release, variables).atexit = False
         return self._lanes[key]

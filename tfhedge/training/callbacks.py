@@ -21,7 +21,7 @@ from tfhedge.files import DamagedFileError, write_bytes, write_text
 class OptimizerStatistics(keras.callbacks.Callback):
     """Adds to the logs of each epoch how `DHKFAC` stands, for TensorBoard, CSVLogger and the like.
 
-    They are `step_size`, `trust_region` and `damping`, and for each layer
+    They are `step_size`, `trust_region`, `damping` and `signal`, and for each layer
     `largest_eigenvalue_<layer>`, `mean_eigenvalue_<layer>` and `smallest_eigenvalue_<layer>` of its
     block, before damping, with the `condition_<layer>` after. Of other optimizers it says nothing.
 
@@ -33,7 +33,8 @@ class OptimizerStatistics(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if not isinstance(optimizer, KroneckerOptimizer):
             return
-        logs.update({x: float(getattr(optimizer, x)) for x in ("step_size", "damping")})
+        names = [x for x in ("step_size", "damping", "signal") if hasattr(optimizer, x)]
+        logs.update({x: float(getattr(optimizer, x)) for x in names})
         logs["trust_region"] = float(optimizer.trust_region_now())
         for block in CurvatureReport.of(optimizer).blocks:
             layer = block.weights[0].split("/")[-2]

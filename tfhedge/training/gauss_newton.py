@@ -37,6 +37,8 @@ class GaussNewton:
         payoff: The batch's payoffs, `[num_paths]`.
         pnl: The batch's P&L before costs, `[num_paths]`.
         cost: The batch's transaction costs, `[num_paths]`.
+        gradient_noise: For each weight, a tensor of the shape of its gradient: a vector e whose
+            second moments E[e e'] are the covariance of the gradient of the batch.
         forward_pass: The compiled forward pass of the batch, if there was one.
 
     Reference: Cochran, Sampling Techniques (1977), chapter 8, for systematic samples.
@@ -51,6 +53,7 @@ class GaussNewton:
     payoff: tf.Tensor
     pnl: tf.Tensor
     cost: tf.Tensor
+    gradient_noise: list | None = None
     forward_pass: ForwardPass | None = None
 
     @property

@@ -35,8 +35,8 @@ class Guard(keras.callbacks.Callback):
                 self._fail("the loss of a batch is not finite", "a smaller learning rate")
         elif float(self.model.optimizer.rejected_in_a_row) >= MOST_REJECTED:
             self._fail(
-                f"{MOST_REJECTED} steps in a row were rejected, as the loss or its gradient was "
-                "not finite, or no step kept what its quadratic model promised",
+                f"{MOST_REJECTED} steps in a row were rejected, as the loss, its gradient or its "
+                "curvature was not finite, or the loss was not finite after a step of any length",
                 "finite features, returns and payoffs of a moderate size, a larger batch, fewer "
                 "blocks or a larger `shrinkage`",
             )

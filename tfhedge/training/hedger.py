@@ -7,7 +7,7 @@ from types import NoneType
 import keras
 import tensorflow as tf
 
-from tfhedge import checks, replicas
+from tfhedge import checks
 from tfhedge.curvature.kronecker import all_finite
 from tfhedge.curvature.kronecker_optimizer import KroneckerOptimizer
 from tfhedge.curvature.report import CurvatureReport
@@ -17,6 +17,7 @@ from tfhedge.hedging.problem import HedgingProblem
 from tfhedge.policy.rollout import Policy
 from tfhedge.training.gauss_newton import GaussNewton
 from tfhedge.training.guard import Guard
+from tfhedge.training.loss_gradient import loss_gradient
 from tfhedge.training.metric import HedgeMetric
 
 logger = logging.getLogger(__name__)
@@ -231,12 +232,12 @@ class DeepHedger(keras.Model):
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
-    def _outcome(self, features, returns, payoff):
+    def _outcome(self, features, returns, payoff, part=(0, 1)):
         """P&L and cost of each path, and the compiled `ForwardPass`, if there was one."""
         if not self._compiles_policy:
             actions = self.actions(features)
             return self.problem.pnl(actions, returns, payoff), self.problem.cost(actions), None
-        forward_pass = self.policy.compiled.forward(features, self.problem.availability)
+        forward_pass = self.policy.compiled.forward(features, self.problem.availability, part)
         gains, cost = forward_pass.gains_and_costs(
             returns, self.problem.costs, self.controls.carried
         )
@@ -246,52 +247,41 @@ class DeepHedger(keras.Model):
         """One step of the optimizer on one batch, of which each replica has its share."""
         features, returns, payoff = batch = self._unpack(data)
         if self._strategy is None:
-            pnl, cost, gradients, forward_pass = self._gradients(*batch)
+            pnl, cost, gradients, noise, forward_pass = self._gradients(*batch)
         else:
             results = self._strategy.run(lambda *batch: self._gradients(*batch)[:-1], args=batch)
-            pnl, cost, gradients = tf.nest.map_structure(
+            pnl, cost, gradients, noise = tf.nest.map_structure(
                 lambda x: self._strategy.experimental_local_results(x)[0], results
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
             self._check_trainable(self.optimizer)  # it may have been frozen since `compile`
-            curvature = self.curvature(features, returns, payoff, pnl, cost, forward_pass)
+            curvature = self.curvature(features, returns, payoff, pnl, cost, noise, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
             # A step that is taken back leaves no NaN in the averages of the epoch.
             finite = all_finite([pnl, cost])
-            tf.cond(finite, lambda: self._count(pnl, cost), lambda: None)
+            tf.cond(finite, lambda: self.hedge_metric.update_state(pnl, cost), lambda: None)
         else:
             self.optimizer.apply(gradients, self.trainable_variables)
-            self._count(pnl, cost)
+            self.hedge_metric.update_state(pnl, cost)
             more = {}
         return self.hedge_metric.result() | more
 
-    def _count(self, pnl, cost):
-        """Adds a batch to the averages of the epoch."""
-        self.hedge_metric.update_state(pnl, cost)
-
     def _gradients(self, *batch):
-        """P&L and cost of a batch, gradients of the loss, and the pass of this replica's paths.
+        """What `loss_gradient` computes of a batch."""
+        return loss_gradient(
+            self._outcome,
+            lambda *outcome: self.optimizer.scale_loss(self.problem.objective.loss(*outcome)),
+            self.trainable_variables,
+            batch,
+            2 if getattr(self.optimizer, "needs_gradient_noise", False) else 1,
+            self.policy.compute_dtype,
+        )
 
-        The mean of the P&L is that of all replicas' paths before any gradient is taken.
-        """
-        with tf.GradientTape() as tape:
-            *shares, forward_pass = self._outcome(*map(replicas.share, batch))
-        pnl, cost = map(replicas.gather, shares)
-        with tf.GradientTape() as loss_tape:
-            loss_tape.watch([pnl, cost])
-            loss = self.problem.objective.loss(pnl, cost)
-        slopes = [replicas.share(x) for x in loss_tape.gradient(loss, [pnl, cost])]
-        # What one path of many adds to a gradient may be too little for float16.
-        half = self.policy.compute_dtype == "float16"
-        scale = tf.cast(tf.size(pnl) if half else 1, loss.dtype)
-        slopes = [scale * self.optimizer.scale_loss(x) for x in slopes]
-        gradients = tape.gradient(shares, self.trainable_variables, slopes)
-        gradients = replicas.add([x / scale for x in gradients])
-        return pnl, cost, gradients, forward_pass
-
-    def curvature(self, features, returns, payoff, pnl, cost, forward_pass=None):
+    def curvature(
+        self, features, returns, payoff, pnl, cost, gradient_noise=None, forward_pass=None
+    ):
         """The curvature of a batch, as the optimizer, a `DHKFAC`, wants it.
 
         Args:
@@ -300,6 +290,7 @@ class DeepHedger(keras.Model):
             payoff: The batch's payoffs, `[num_paths]`.
             pnl: The batch's P&L before costs, `[num_paths]`.
             cost: The batch's transaction costs, `[num_paths]`.
+            gradient_noise: For each weight, a random number with the variance of its gradient.
             forward_pass: The compiled forward pass of the batch, if there was one.
 
         Returns:
@@ -315,6 +306,7 @@ class DeepHedger(keras.Model):
             payoff=payoff,
             pnl=pnl,
             cost=cost,
+            gradient_noise=gradient_noise,
             forward_pass=forward_pass,
         )
 
