@@ -102,11 +102,23 @@ class Unchecked(th.DHKFAC):
         return tf.ones_like(curved)
 
 
+class GainsAlone(th.DHKFAC):
+    """Takes the curvature of the gains alone, as the loss is linear in the costs C."""
+
+    quadratic_cost_ratio = 1e-9
+
+
+class CostsOfPaper(th.DHKFAC):
+    """Takes the quadratic costs of the paper."""
+
+    quadratic_cost_ratio = 8.0
+
+
 class WithoutSignal(th.DHKFAC):
     """Takes the slope of the batch for that of all paths."""
 
-    def _signal(self, slope, noise):
-        return tf.ones_like(slope)
+    def _signal(self, halves):
+        return super()._signal(None)
 
 
 class WithoutTakingBack(th.DHKFAC):
@@ -344,9 +356,8 @@ VARIANTS = {
     "G = I": with_optimizer(IdentityG),
     "D not carried over": with_optimizer(StaleDiagonal),
     "averages that start at zero": with_optimizer(StartAtZero),
-    # The curvature of the gains alone, as the loss is linear in the costs C.
-    "outputs {Gamma, C}": with_optimizer(quadratic_cost_ratio=1e-9),
-    "quadratic costs of the paper": with_optimizer(quadratic_cost_ratio=8.0),
+    "outputs {Gamma, C}": with_optimizer(GainsAlone),
+    "quadratic costs of the paper": with_optimizer(CostsOfPaper),
     "positions in place of trades": with_positions,
     "no action recurrence": without_recurrence,
     "features of the paper": with_features_of_paper,

@@ -59,7 +59,7 @@ class Recorder:
             "loss": loss,
             "length": math.nan if rejected else float(optimizer.length),
             "signal": float(optimizer.signal),
-            **self.promise(batch_parts, trades, outcome, delta),
+            **self.promise(batch_parts, outcome, delta),
             "batch": self.loss(*new_outcome) - loss,
             "fresh": new_fresh_loss - fresh_loss,
             "trades": rms(new_trades - trades),
@@ -74,7 +74,7 @@ class Recorder:
             row[f"ratio_{name}"] = row[name] / row[promised] if row[promised] else math.nan
         return tidy(row)
 
-    def promise(self, batch, trades, outcome, delta):
+    def promise(self, batch, outcome, delta):
         """Computes what M says of a step, and its parts by layer; the weights are those before."""
         hedger, paths = self.hedger, self.hedger.optimizer.num_quadratic_paths
         features = batch[0]
@@ -89,9 +89,8 @@ class Recorder:
         slopes, gram = (np.float64(x) for x in curvature.quadratic(parts, paths)[:2])
         slope, curved = slopes.sum(), gram.sum()
         others = [x - y for x, y in zip(delta, parts[-1], strict=True)]
-        all_slope, all_curved = (
-            float(np.sum(x)) for x in curvature.quadratic([delta], len(features))[:2]
-        )
+        *of_batch, kink = curvature.quadratic([delta], len(features))
+        all_slope, all_curved = (float(np.sum(x)) for x in of_batch)
         shares = gram.sum(axis=1) / curved if curved else np.zeros(len(gram))
         _, (linear,) = linearization(hedger.policy).action_derivatives(
             hedger.policy, features, hedger.problem.availability, [delta]
@@ -106,19 +105,10 @@ class Recorder:
             "curved_same": curved,
             "curved_batch": all_curved,
             "trades_linear": rms(linear),
-            "kink": self.kink(trades, linear, outcome),
+            "kink": float(kink(tf.ones([1]))),
             "layer": self.layers[int(np.argmax(shares))],
             "layer_share": shares.max(),
         }
-
-    def kink(self, trades, change, outcome):
-        """Computes what the parabola of the costs leaves out."""
-        _, weights = self.hedger.problem.objective.path_curvature(*outcome)
-        trades, change, weights = map(np.float64, (trades, change, weights))
-        ratio = self.hedger.optimizer.quadratic_cost_ratio
-        error = abs(trades + change) - abs(trades) - np.sign(trades) * change - ratio * change**2
-        by_path = (self.hedger.problem.costs * error).sum(axis=(1, 2))
-        return np.mean(weights * by_path)
 
     def few_paths(self, before, after):
         """Computes what the 1 % of the paths with the largest change contribute to a step."""

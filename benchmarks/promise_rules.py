@@ -33,12 +33,14 @@ class Unchecked(Checked):
     def _did_harm(self, curvature):
         return tf.constant(False)
 
-    def _signal(self, slope, noise):
-        return tf.ones_like(slope)
+    def _signal(self, halves):
+        return super()._signal(None)
 
 
 class CheckedByParabola(Checked):
-    """Checks each step against M with the parabola of the costs, as if |u| had no kink."""
+    """Has one parabola for costs of any size, and checks against M as if |u| had no kink."""
+
+    quadratic_cost_ratio = 100.0
 
     def _update(self, gradients, curvature):
         class WithoutKink(type(curvature)):

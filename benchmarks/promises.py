@@ -24,8 +24,8 @@ step i, with the weights before the step unless said,
 - `trades_linear` and `trades`, the root mean square of the change of the trades of the batch, by
   the linearization and in truth;
 - `kink`, by how much the costs change more than their parabola says, if the trades change as the
-  linearization has it: E[ w c' (|u + du| - |u| - sign(u) du - r du^2) ] over the batch, where r is
-  `quadratic_cost_ratio`;
+  linearization has it: E[ w (c'(|u + du| - |u| - sign(u) du) - c~'du^2) ] over the batch, with the
+  quadratic costs c~ of B;
 - `layer` and `layer_share`, the layer with the largest share of delta' B delta,
   share_l = sum_k delta_l' B delta_k / delta' B delta;
 - `top_pnl`, the share of the squared change of the P&L after costs that is due to the 1 % of the

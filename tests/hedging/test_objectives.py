@@ -293,20 +293,34 @@ def test_hessian_of_mean_variance_is_that_of_the_paper():
 
 
 @every_case
-def test_gram_is_the_mean_product_with_the_hessian(case):
+def test_gram_is_the_mean_product_with_the_hessian_less_what_the_threshold_takes(case):
     changes = np.random.default_rng(2).normal(size=[3, *RETURNS.shape])
     hessians = [hessian(case, path) for path in range(len(RETURNS))]
     flat = changes.reshape(3, len(RETURNS), -1)
     expected = np.einsum("kni,nij,lnj->kl", flat, hessians, flat) / len(RETURNS)
-    gram = case.objective.curvature_gram(
-        list(changes), RETURNS, case.quadratic_costs, path_curvature(case)
-    )
+    curvature = k, _ = path_curvature(case)
+    shift = np.einsum("knti,nti->kn", changes, RETURNS) @ np.array(k) / len(k)
+    expected -= np.outer(shift, shift) / np.mean(k)
+    gram = case.objective.curvature_gram(list(changes), RETURNS, case.quadratic_costs, curvature)
     assert_allclose(gram, expected, rtol=1e-10)
-    unit_changes = np.eye(RETURNS[0].size).reshape(-1, 1, *RETURNS[0].shape)
-    gram = case.objective.curvature_gram(
-        list(unit_changes), RETURNS[:1], case.quadratic_costs, path_curvature(case, slice(1))
-    )
-    assert_allclose(gram, hessians[0], rtol=1e-10, atol=1e-12)
+
+
+@every_case
+def test_gram_is_the_hessian_of_the_loss(case):
+    """Along three changes of the trades, by automatic differentiation; there are no costs."""
+    changes = np.random.default_rng(2).normal(size=[3, *RETURNS.shape])
+    gains = tf.constant(np.einsum("knti,nti->kn", changes, RETURNS))
+    at = tf.zeros([3], tf.float64)
+    with tf.GradientTape() as outer:
+        outer.watch(at)
+        with tf.GradientTape() as inner:
+            inner.watch(at)
+            pnl = PNL + tf.linalg.matvec(gains, at, transpose_a=True)
+            loss = case.objective.loss(pnl, tf.constant(COST))
+        slope = inner.gradient(loss, at)
+    expected = outer.jacobian(slope, at)
+    gram = case.objective.curvature_gram(list(changes), RETURNS, 0.0 * COSTS, path_curvature(case))
+    assert_allclose(gram, expected, rtol=1e-9)
 
 
 @every_case

@@ -49,22 +49,35 @@ def new_policy(policy_class, *args, seed=1):
     return policy
 
 
-def dense_by_path(policy, features, returns, problem=PROBLEM, k=20.0, w=1.0):
-    """J' H_u J of each path, eq. (12), over all weights in their order.
-
-    The numbers k and w, perhaps of each path, are those of a mean and variance with gamma = 10.
-    """
+def trades_jacobian(policy, features, problem=PROBLEM):
+    """J of each path, the derivatives of the trades by all weights in their order."""
     with tf.GradientTape(persistent=True) as tape:
         actions = tf.reshape(policy(features, problem.availability), [len(features), -1])
     weights = [w.value for w in policy.trainable_variables]
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     J = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
-    k, w = (np.reshape(x, [-1, 1, 1]) for x in (k, w))
-    c, r = problem.costs.ravel(), np.reshape(returns, actions.shape)
-    H = k * np.einsum("ni,nj->nij", r, r) + 2.0 * w * np.diag(QUADRATIC_COST * c)
     carried = np.diag(CARRIED[1 : problem.availability.shape[0]].ravel(), -NUM_INSTRUMENTS)
-    J = (np.eye(len(c)) - carried) @ J  # of the trades
+    return (np.eye(J.shape[1]) - carried) @ J
+
+
+def dense_by_path(policy, features, returns, problem=PROBLEM, k=20.0, w=1.0):
+    """J' H_u J of each path, eq. (12).
+
+    The numbers k and w, perhaps of each path, are those of a mean and variance with gamma = 10.
+    """
+    J = trades_jacobian(policy, features, problem)
+    k, w = (np.reshape(x, [-1, 1, 1]) for x in (k, w))
+    c, r = problem.costs.ravel(), np.reshape(returns, J.shape[:2])
+    H = k * np.einsum("ni,nj->nij", r, r) + 2.0 * w * np.diag(QUADRATIC_COST * c)
     return J.transpose(0, 2, 1) @ H @ J
+
+
+def of_threshold(policy, returns, flat, k, counts):
+    """What the threshold takes from v' J' H_u J v, summed with counts: (E[k D])^2 / E[k]."""
+    J = trades_jacobian(policy, FEATURES)
+    gains = np.einsum("nu,nuw,kw->kn", np.reshape(returns, J.shape[:2]), J, flat)
+    k = np.asarray(k) * counts / np.sum(counts)
+    return np.outer(gains @ k, gains @ k) / np.sum(k)
 
 
 # What the P&L is does not matter to the mean and variance.
@@ -146,7 +159,9 @@ def test_gram_is_that_of_the_dense_matrix(policy, dense):
     flat = np.stack([np.concatenate([x.ravel() for x in d]) for d in directions])
     tensors = [[tf.constant(x) for x in d] for d in directions]
     _, gram, _ = gauss_newton(policy, FEATURES, RETURNS).quadratic(tensors, NUM_PATHS)
-    assert_allclose(gram, flat @ dense.mean(axis=0) @ flat.T, **EXACT)
+    expected = flat @ dense.mean(axis=0) @ flat.T
+    expected -= of_threshold(policy, RETURNS, flat, 20.0, np.ones(NUM_PATHS))
+    assert_allclose(gram, expected, **EXACT)
 
 
 @pytest.mark.parametrize("policy", [POLICIES["two blocks"]], ids=["two blocks"], indirect=True)
@@ -162,12 +177,17 @@ def test_a_path_with_a_loss_counts_for_more_by_exponential_utility(policy, unit_
     flat = np.concatenate([x.ravel() for x in direction])
     along = np.einsum("i,nij,j->n", flat, by_path, flat)
     _, gram, _ = curvature.quadratic([direction], NUM_PATHS)
-    assert_allclose(gram, [[along.mean()]], **EXACT)
+    shift = of_threshold(policy, RETURNS, flat[np.newaxis], 50.0 * w, np.ones(NUM_PATHS))
+    assert_allclose(gram, along.mean() - shift, **EXACT)
     # Two of the paths, by their weights: the first has more than half of them.
     assert w[0] > 0.5 * w.sum()
     last = np.searchsorted(np.cumsum(w / w.mean() / 2.0), 1.5)
     _, gram, _ = curvature.quadratic([direction], 2)
-    assert_allclose(gram, [[np.mean([along[0] / w[0], along[last] / w[last]])]], **EXACT)
+    counts = np.zeros(NUM_PATHS)
+    counts[[0, last]] = 1.0 / w[[0, last]]
+    counts /= np.sum(counts * w)
+    shift = of_threshold(policy, RETURNS, flat[np.newaxis], 50.0 * w * np.sum(counts), counts)
+    assert_allclose(gram, np.sum(counts * along) - shift, **EXACT)
     unit_noise(NUM_NORMALS)
     curvature = gauss_newton(policy, FEATURES, RETURNS, NUM_NORMALS, problem, outcome)
     x = pseudo_gradients(policy, curvature)
@@ -181,7 +201,7 @@ OBJECTIVES = {"variance": th.MeanVariance(10.0), "entropic": th.EntropicRisk(50.
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 @pytest.mark.parametrize("num_paths", [NUM_PATHS, 100])
 def test_slope_and_change_are_those_of_the_loss(policy, objective, num_paths):
-    """On all paths: the slope by automatic differentiation, the change at the fixed threshold."""
+    """On all paths: the slope by automatic differentiation, the change by two losses."""
     hedging = th.HedgingProblem(
         th.Heston.from_paper(),
         th.Cliquet(2, 2, 0.015),
@@ -209,8 +229,7 @@ def test_slope_and_change_are_those_of_the_loss(policy, objective, num_paths):
     trades = controls.trades(policy(FEATURES, hedging.availability))
     after = hedging.pnl(trades, RETURNS, payoff), hedging.cost(trades)
     policy.set_weights(before)
-    threshold = objective.threshold(pnl, cost)
-    change = tf.reduce_mean(objective.path_losses(*after, threshold)) - loss
+    change = objective.loss(*after) - loss
     assert_allclose(curvature.change(update, num_paths), change, rtol=1e-8)
 
     # With true costs the model is the loss of linearized trades, where that is quadratic otherwise.
@@ -221,8 +240,7 @@ def test_slope_and_change_are_those_of_the_loss(policy, objective, num_paths):
     model = length * slopes[0] + 0.5 * length**2 * gram[0, 0]
     model += kink(tf.constant([length], tf.float64))
     if isinstance(objective, th.MeanVariance):
-        change = tf.reduce_mean(objective.path_losses(*linearized, threshold)) - loss
-        assert_allclose(model, change, rtol=1e-6)
+        assert_allclose(model, objective.loss(*linearized) - loss, rtol=1e-6)
 
     assert_allclose(curvature.risk_after(update), objective.risk(*after), rtol=1e-10)
     assert_allclose(curvature.risk, objective.risk(pnl, cost), rtol=1e-12)

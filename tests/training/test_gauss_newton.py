@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tfhedge as th
 from tfhedge.hedging.controls import Controls
-from tfhedge.training.gauss_newton import GaussNewton
+from tfhedge.training.gauss_newton import GaussNewton, majorizing_costs
 
 PROBLEM = th.HedgingProblem(
     market=th.Heston.from_paper(),
@@ -79,7 +79,7 @@ def curvature_of(case, policy):
 
 @pytest.fixture(scope="module")
 def dense(case, policy, episodes):
-    """B = E[J' H_u J], eq. (12), over the weights in their order."""
+    """B = E[J' H_u J], eq. (12), over the weights in their order, less what the threshold takes."""
     (problem, kind), (features, returns) = case, episodes
     hedger = th.DeepHedger(problem, policy, kind)
     weights = [w.value for w in policy.trainable_variables]
@@ -88,11 +88,13 @@ def dense(case, policy, episodes):
     jacobian = tape.jacobian(actions, weights, experimental_use_pfor=False)
     jacobian = np.concatenate([np.reshape(j, [*actions.shape, -1]) for j in jacobian], axis=-1)
     costs = np.tile(problem.instruments.costs.astype(np.float64), problem.num_steps)
-    matrices = []
+    matrices, gains = [], []
     for J, r in zip(jacobian, np.reshape(returns, actions.shape), strict=True):
+        gains.append(r @ J)
         H = 2.0 * 10.0 * np.outer(r, r) + 2.0 * np.diag(QUADRATIC_COST * costs)
         matrices.append(J.T @ H @ J)
-    return np.mean(matrices, axis=0)
+    mean = np.mean(gains, axis=0)
+    return np.mean(matrices, axis=0) - 2.0 * 10.0 * np.outer(mean, mean)
 
 
 def test_gram_is_the_dense_matrix_seen_from_the_directions(curvature_of, policy, episodes, dense):
@@ -129,3 +131,20 @@ def test_samples_are_of_the_same_paths_and_of_the_seed(problem, curvature_of, ep
     n = problem.num_instruments
     assert inputs[0].shape == (2, problem.num_steps, n + features.shape[-1])
     assert_array_equal(inputs[0][..., n:], tf.gather(features, [0, 2]))
+
+
+def test_majorizing_costs_touch_the_costs_from_above():
+    rng = np.random.default_rng(4)
+    trades, costs = rng.normal(size=[50, 3, 2]), np.array([[0.1, 0.2], [0.1, 0.2], [0.0, 0.0]])
+    quadratic = majorizing_costs(costs, trades)
+    sizes = np.abs(trades).mean(axis=0)
+    assert_allclose(2.0 * quadratic * sizes, costs)  # one slope where they touch
+    u = np.linspace(-3.0, 3.0, 61)[:, np.newaxis, np.newaxis]
+    assert np.all(quadratic * u**2 + 0.5 * costs * sizes >= costs * np.abs(u) - 1e-12)
+
+
+def test_majorizing_costs_of_what_is_hardly_traded_are_finite():
+    trades = np.zeros([4, 1, 3])
+    trades[..., 0], trades[..., 1] = 2.0, 1e-9
+    assert_allclose(majorizing_costs(np.ones([1, 3]), trades), [[0.25, 2.5, 2.5]])
+    assert_array_equal(majorizing_costs(np.ones([1, 3]), 0.0 * trades), np.zeros([1, 3]))

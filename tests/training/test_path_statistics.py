@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.testing import assert_allclose
 
 import tfhedge as th
+from tfhedge.training.gauss_newton import majorizing_costs
 from tfhedge.training.path_statistics import PathStatistics
 
 PROBLEM = th.HedgingProblem(
@@ -75,7 +76,7 @@ def test_the_overshoot_is_that_of_the_actions_along_the_preconditioned_gradient(
         ahead_and_behind.append(hedger(few))
     hedger.set_weights(start)
     change = (ahead_and_behind[0] - ahead_and_behind[1]) / (2.0 * size)
-    quadratic_costs = hedger.optimizer.quadratic_cost_ratio * PROBLEM.costs
+    quadratic_costs = majorizing_costs(PROBLEM.costs, hedger(few))
     gram = PROBLEM.objective.curvature_gram(
         [change],
         tf.gather(returns, paths),

@@ -43,25 +43,25 @@ class DHKFAC(KroneckerOptimizer):
        M(delta), were the slope along v only s g'v, with the signal s. Where that goes uphill,
        g' delta > 0, the momentum is dropped (the restart of O'Donoghue and Candes 2015). The update
        is scaled into the trust region delta' B delta <= rho_TR s^2 risk, where the risk is the loss
-       of the P&L about its mean;
+       of the P&L about its mean, and to a slope -g' delta <= 2 s^2 risk, beyond which a minimum of
+       M would be below a risk of zero;
     4. compares the change of the loss with that of M, on the same paths, and halves the update
        while it is wrong.
 
     Only two directional derivatives of the network enter M (Martens and Grosse 2015, section 7),
-    and step 4 is one forward pass, both of the same few paths.
+    and step 4 is one forward pass, both of the same few paths. Costs c |u| are in B as parabolas
+    that touch them where the trades are (`majorizing_costs`), and the objective's threshold follows
+    the trades in M (`Objective.curvature_gram`).
 
     **Signal.** The gradient g of a batch is used twice, for v and for its slope along v, and so
-    promises more than the loss of other paths keeps. With a random vector e of the covariance of g,
+    promises more than the loss of other paths keeps. The gradients g_1 and g_2 of two halves of the
+    batch are independent of each other. So the slope that one half has along the direction of the
+    other is that of other paths, and its share is estimated by
 
-        E[g' \hat B^{-1} g] = E[g]' \hat B^{-1} E[g] + E[e' \hat B^{-1} e],
+        s = max(0, average of 4 g_1' \hat B^{-1} g_2 / (g_1 + g_2)' \hat B^{-1} (g_1 + g_2)).
 
-    where the first term is the slope that other paths have along v. Its share,
-
-        s = max(0, average of 1 - e' \hat B^{-1} e / g' \hat B^{-1} g),
-
-    starts near 1, falls as the noise comes to dominate the gradient, and makes a decay of the
-    learning rate or of the trust region needless. The gradients of two halves of the batch give e
-    (`sum_and_noise`); the average has a decay of 0.9.
+    It starts near 1 and falls as the noise comes to dominate the gradient; no decay of the learning
+    rate or of the trust region is needed. The average has a decay of 0.9.
 
     **Check.** Let L be the loss of the paths of M, let g in M be their own gradient, and let the
     costs in M be the true costs of the linearized trades, with their kinks. The update is
@@ -113,9 +113,6 @@ class DHKFAC(KroneckerOptimizer):
         eigenbasis_interval: Steps N^evd between eigendecompositions.
         trust_region: Size rho_TR of the trust region, as a share of the risk; or a Keras schedule
             of it.
-        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs in the curvature to those of
-            the loss. The quadratic that touches c|u| at u = s from above has c / (2 s), so that 100
-            is right for trades of 0.005; the paper's 8 is for trades of 0.06.
         num_curvature_paths: Number of paths in the sample of pseudo-gradients, or all of the batch
             if it has fewer.
         num_quadratic_paths: Number of paths on which B and the loss are evaluated for the step
@@ -136,7 +133,7 @@ class DHKFAC(KroneckerOptimizer):
 
     _check_learning_rate = staticmethod(fraction)
     _first_damping = 100.0
-    needs_gradient_noise = True
+    needs_half_gradients = True
 
     def __init__(
         self,
@@ -148,7 +145,6 @@ class DHKFAC(KroneckerOptimizer):
         factor_interval=1,
         eigenbasis_interval=5,
         trust_region=0.3,
-        quadratic_cost_ratio=100.0,
         num_curvature_paths=32,
         num_quadratic_paths=128,
         seed=0,
@@ -164,7 +160,6 @@ class DHKFAC(KroneckerOptimizer):
             factor_interval=factor_interval,
             eigenbasis_interval=eigenbasis_interval,
             trust_region=trust_region,
-            quadratic_cost_ratio=quadratic_cost_ratio,
             num_curvature_paths=num_curvature_paths,
             num_quadratic_paths=num_quadratic_paths,
             seed=seed,
@@ -259,12 +254,15 @@ class DHKFAC(KroneckerOptimizer):
             [direction, previous], self.num_quadratic_paths
         )
         slopes = tf.stack([inner(gradients, direction), inner(gradients, previous)])
-        signal = self._signal(slopes[0], curvature.gradient_noise)
-        coefficients = self._coefficients(slopes * tf.stack([signal, 1.0]), gram)
+        signal = self._signal(curvature.half_gradients)
+        slopes *= tf.stack([signal, 1.0])
+        coefficients = self._coefficients(slopes, gram)
         # Where alpha v and mu p cancel, rounding may leave it negative.
         curved = tf.nn.relu(tf.einsum("i,ij,j->", coefficients, gram, coefficients))
         radius = self.trust_region_now() * signal**2 * curvature.risk
         within = tf.where(curved > radius, tf.sqrt(radius / curved), 1.0)
+        fall, largest = -tf.reduce_sum(coefficients * slopes), 2.0 * signal**2 * curvature.risk
+        within = tf.where(within * fall > largest, largest / fall, within)
         coefficients *= within
         curved *= within**2
         update = [
@@ -283,23 +281,25 @@ class DHKFAC(KroneckerOptimizer):
         damping = tf.where(length < 1.0, tf.math.rsqrt(length), LESS_DAMPING)
         return Step(update, update, -length * coefficients[0], damping)
 
-    def _signal(self, slope, noise):
+    def _signal(self, halves):
         """The share of the slope g'v that other paths have, too.
 
         Args:
-            slope: g'v.
-            noise: A random vector with the covariance of g, or None if that is not known.
+            halves: g_1 and g_2, or None if they are not known.
 
         Returns:
-            The average over the steps so far, at least 0.
+            The average over the steps so far, at least 0; or 1.
         """
-        if noise is None:
-            return tf.ones_like(slope)
-        share = 1.0 - inner(noise, self.precondition(noise)) / slope
+        if halves is None:
+            return tf.ones_like(self.signal.value)
+        total = [x + y for x, y in zip(*halves, strict=True)]
+        common = 4.0 * inner(halves[0], self.precondition(halves[1]))
+        share = common / inner(total, self.precondition(total))
+        # Not known where the objective gives a half no weight, as of a single path.
+        share = tf.where(tf.math.is_finite(share), share, 1.0)
         past = tf.cast(self.iterations, share.dtype)
         decay = tf.minimum(past / (past + 1.0), _SIGNAL_DECAY)  # a plain mean at first
-        average = decay * self.signal.value + (1.0 - decay) * share
-        self.signal.assign(tf.where(tf.math.is_finite(average), average, self.signal.value))
+        self.signal.assign(decay * self.signal.value + (1.0 - decay) * share)
         return tf.nn.relu(self.signal.value)
 
     def _agreed_length(self, curvature, update, model, sizes, curved):

@@ -160,8 +160,7 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
                 `quadratic(directions, num_paths)`, on some of the paths, the slopes of their loss
                 along each v_i, `[num_directions]`, the matrix of v_i' B v_j, and what true costs
                 add to the model, a function of coefficients of the v_i;
-                `gradient_noise`, for each weight, a random vector of mean zero with the same
-                covariance as the gradient, or None if there is none;
+                `half_gradients`, two estimates of the gradient, independent of each other, or None;
                 `change(update, num_paths)`, on the same paths, the change of their loss with an
                 update of the weights; `risk`, the loss of the batch with the P&L about its mean,
                 and `risk_after(update)`.

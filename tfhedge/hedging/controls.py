@@ -18,8 +18,9 @@ class Controls:
     An instrument that is the same contract at every time can be held. In such a one an action is
     the position, eq. (4), and in others a trade:
 
-        u_t = y_t - k_t y_{t-1},        k_0 = 0,
+        u_t = n (y_t - k_t y_{t-1}),        k_0 = 0,
 
+    with the notional n of the claim, so that the actions are of one size whatever the notional; and
     with k_t = 1 where a position is carried on, in the underlying e^q with the dividend yield q of
     a step, since dividends are invested in it; and 0 elsewhere. Where all actions are trades,
     k = 0. The paper calls both equivalent (footnote 2), and they are in what they can express. They
@@ -29,6 +30,7 @@ class Controls:
 
     Attributes:
         carried: k, `[num_steps, num_instruments]`.
+        notional: n.
 
     Example:
     >>> controls = Controls(carried=np.float32([[0, 0], [1, 0], [1, 0]]))
@@ -37,30 +39,32 @@ class Controls:
     """
 
     carried: np.ndarray
+    notional: float = 1.0
 
     @classmethod
     def of(cls, problem, kind):
         """The controls of a problem.
 
         Args:
-            problem: A `HedgingProblem`.
+            problem: A `HedgingProblem`; where its claim has a `notional`, that is n, and else 1.
             kind: `"positions"` or `"trades"`.
 
         Raises:
-            ValueError: If `kind` is something else.
+            ValueError: If `kind` is something else, or the notional is not positive.
         """
         checks.one_of("controls", kind, CONTROLS)
+        notional = checks.positive("notional", getattr(problem.claim, "notional", 1.0))
         carried = problem.availability * problem.instruments.held * (kind == "positions")
         carried[0] = 0.0
         carried[:, 0] *= np.exp(problem.market.dividend_yield * problem.dt)
-        return cls(np.float32(carried))
+        return cls(np.float32(carried), notional)
 
     def trades(self, actions):
         """The trades that come of actions, each `[num_paths, num_steps, num_instruments]`."""
         before = tf.pad(actions[:, :-1], [[0, 0], [1, 0], [0, 0]])
-        return actions - tf.cast(self.carried, actions.dtype) * before
+        return self.notional * (actions - tf.cast(self.carried, actions.dtype) * before)
 
     def by_actions(self, by_trades):
         """The gradient by the actions of what has a gradient by the trades, of the same shape."""
         passed_on = tf.cast(self.carried, by_trades.dtype) * by_trades
-        return by_trades - tf.pad(passed_on[:, 1:], [[0, 0], [0, 1], [0, 0]])
+        return self.notional * (by_trades - tf.pad(passed_on[:, 1:], [[0, 0], [0, 1], [0, 0]]))

@@ -55,12 +55,13 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def threshold(self, pnl, cost):
+    def threshold(self, pnl, cost, weights=None):
         """Computes the threshold z that minimizes the mean of the path losses.
 
         Args:
             pnl: P&L before costs, `[num_paths]`.
             cost: Transaction costs, `[num_paths]`.
+            weights: How much each path counts in the mean, `[num_paths]`; all alike by default.
 
         Returns:
             The threshold, a scalar.
@@ -182,7 +183,14 @@ class Objective(abc.ABC):
         return tf.reshape(tf.linalg.cholesky(hessian) @ z, shape)
 
     def curvature_gram(self, changes, returns, quadratic_costs, path_curvature):
-        """The matrix of the products x_i' H_u x_j, averaged over paths.
+        """The matrix of the products x_i' H x_j, with the Hessian H of the loss of a sample.
+
+        Where the threshold follows the trades, and D_i are the changes r'x_i of the gains,
+
+            x_i' H x_j = E[k D_i D_j] - E[k D_i] E[k D_j] / E[k] + 2 E[w c~ . x_i x_j],
+
+        since P&L and threshold enter a path loss as a sum. Without the second term, which the paper
+        neglects, it is the average of x_i' H_u x_j.
 
         Args:
             changes: A list of changes x_i of the trades, each
@@ -197,6 +205,8 @@ class Objective(abc.ABC):
         changes, (k, w) = tf.stack(changes), path_curvature
         num_paths = tf.cast(tf.shape(returns)[0], changes.dtype)
         gains = tf.einsum("knti,nti->kn", changes, returns)
+        mean = tf.linalg.matvec(gains, tf.math.divide_no_nan(k, tf.reduce_sum(k)))
+        gains -= mean[:, tf.newaxis]
         of_gains = tf.matmul(k * gains, gains, transpose_b=True)
         weighted = w[:, None, None] * changes * tf.cast(quadratic_costs, changes.dtype)
         of_costs = 2.0 * tf.einsum("knti,lnti->kl", weighted, changes)
@@ -235,9 +245,10 @@ class MeanVariance(Objective):
         """As `Objective`."""
         return self.risk_aversion * tf.math.reduce_variance(pnl) + tf.reduce_mean(cost)
 
-    def threshold(self, pnl, cost):
+    def threshold(self, pnl, cost, weights=None):
         """Computes the mean P&L."""
-        return tf.reduce_mean(pnl)
+        weights = tf.ones_like(pnl) if weights is None else weights
+        return tf.reduce_sum(weights * pnl) / tf.reduce_sum(weights)
 
     def path_losses(self, pnl, cost, threshold):
         """Computes gamma (pnl - z)^2 + cost."""
@@ -296,14 +307,13 @@ class EntropicRisk(Objective):
 
     def loss(self, pnl, cost):
         """As `Objective`."""
-        exponents = self._exponents(pnl, cost)
-        num_paths = tf.cast(tf.size(exponents), exponents.dtype)
-        total = tf.reduce_logsumexp(exponents) - tf.math.log(num_paths)
-        return total / self.risk_aversion
+        return self.threshold(pnl, cost)
 
-    def threshold(self, pnl, cost):
+    def threshold(self, pnl, cost, weights=None):
         """Computes the loss, which is the threshold too."""
-        return self.loss(pnl, cost)
+        weights = tf.ones_like(pnl) if weights is None else weights
+        total = tf.reduce_logsumexp(self._exponents(pnl, cost) + tf.math.log(weights))
+        return (total - tf.math.log(tf.reduce_sum(weights))) / self.risk_aversion
 
     def path_losses(self, pnl, cost, threshold):
         """Computes z + (exp(a (cost - pnl - z)) - 1) / a."""

@@ -84,7 +84,8 @@ class Signatures:
             [tf.cast(x, dtype) for x in states],
         )
         action, *next_states = (tf.cast(x, tf.float32) for x in (action, *next_states))
-        trades = action - tf.gather(self.hedger.controls.carried, t) * states[0]
+        controls = self.hedger.controls
+        trades = controls.notional * (action - tf.gather(controls.carried, t) * states[0])
         valid &= all_finite([trades, *next_states])
         taken = valid[:, tf.newaxis]
         pairs = zip(next_states, states, strict=True)

@@ -12,6 +12,9 @@ from tfhedge.policy import compiled_linearize, linearize
 from tfhedge.policy.compiled import ForwardPass
 from tfhedge.policy.rollout import Policy
 
+# The least size of trades for which costs are majorized, as a share of the largest.
+_LEAST_SIZE = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton:
@@ -31,14 +34,15 @@ class GaussNewton:
         problem: The hedging problem, whose objective supplies H_u.
         policy: The policy, whose Jacobian is J.
         controls: What the policy's actions are.
-        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs to those of the problem.
+        quadratic_cost_ratio: The ratio c~ / c of the quadratic costs to those of the problem; or
+            None for that of `majorizing_costs`.
         features: The batch's features, `[num_paths, num_steps, num_features]`.
         returns: The batch's returns, `[num_paths, num_steps, num_instruments]`.
         payoff: The batch's payoffs, `[num_paths]`.
         pnl: The batch's P&L before costs, `[num_paths]`.
         cost: The batch's transaction costs, `[num_paths]`.
-        gradient_noise: For each weight, a tensor of the shape of its gradient: a vector e whose
-            second moments E[e e'] are the covariance of the gradient of the batch.
+        half_gradients: Two estimates of the gradient that are independent of each other, each a
+            list with a tensor for each weight, or None.
         forward_pass: The compiled forward pass of the batch, if there was one.
 
     Reference: Cochran, Sampling Techniques (1977), chapter 8, for systematic samples.
@@ -47,13 +51,13 @@ class GaussNewton:
     problem: HedgingProblem
     policy: Policy
     controls: Controls
-    quadratic_cost_ratio: float
+    quadratic_cost_ratio: float | None
     features: tf.Tensor
     returns: tf.Tensor
     payoff: tf.Tensor
     pnl: tf.Tensor
     cost: tf.Tensor
-    gradient_noise: list | None = None
+    half_gradients: list | None = None
     forward_pass: ForwardPass | None = None
 
     @property
@@ -86,7 +90,7 @@ class GaussNewton:
         """
         sample = self._sampled(num_paths)
         by_trades = self.problem.objective.pseudo_gradient(
-            sample.returns, self._quadratic_costs, sample.curvature, seed
+            sample.returns, self._quadratic_costs(sample), sample.curvature, seed
         )
         cotangent = self.controls.by_actions(by_trades)
         module = linearization(self.policy)
@@ -125,9 +129,10 @@ class GaussNewton:
         actions, changes = linearization(self.policy).action_derivatives(
             self.policy, sample.features, self.problem.availability, directions
         )
-        changes = [self.controls.trades(x) for x in changes]
+        trades, *changes = (self.controls.trades(x) for x in (actions, *changes))
+        quadratic_costs = self._quadratic_costs(sample, trades)
         gram = self.problem.objective.curvature_gram(
-            changes, sample.returns, self._quadratic_costs, sample.curvature
+            changes, sample.returns, quadratic_costs, sample.curvature
         )
         with tf.GradientTape() as tape:
             tape.watch([sample.pnl, sample.cost])
@@ -135,22 +140,19 @@ class GaussNewton:
         by_pnl, by_cost = (
             x[:, tf.newaxis, tf.newaxis] for x in tape.gradient(loss, [sample.pnl, sample.cost])
         )
-        trades, costs = self.controls.trades(actions), tf.cast(self.problem.costs, actions.dtype)
-        signs = tf.sign(trades)
+        costs, signs = tf.cast(self.problem.costs, trades.dtype), tf.sign(trades)
         by_trades = by_pnl * sample.returns + by_cost * costs * signs
         slopes = tf.stack([tf.reduce_sum(by_trades * x) for x in changes])
 
         def kink(coefficients):
             change = tf.tensordot(coefficients, tf.stack(changes), axes=1)
             excess = tf.abs(trades + change) - tf.abs(trades) - signs * change
-            return tf.reduce_sum(by_cost * costs * (excess - self.quadratic_cost_ratio * change**2))
+            return tf.reduce_sum(by_cost * (costs * excess - quadratic_costs * change**2))
 
         return slopes, gram, kink
 
     def change(self, update, num_paths):
         """The change of the loss with an update, on the paths of `quadratic`.
-
-        The threshold of the objective stays as it is, so that the loss changes by no more.
 
         Args:
             update: What is added to the weights, for each of them.
@@ -161,23 +163,23 @@ class GaussNewton:
         """
         sample = self._sampled(num_paths)
         before = self._loss(sample, sample.pnl, sample.cost)
-        return self._loss(sample, *self._outcome(update, sample)) - before
+        change = self._loss(sample, *self._outcome(update, sample)) - before
+        return tf.cast(change, self.pnl.dtype)
 
     def _loss(self, sample, pnl, cost):
-        """The mean of the path losses of the batch, from those of a sample."""
+        """The loss of the batch, from a sample of its paths; in float64."""
         objective = self.problem.objective
-        threshold = objective.threshold(self.pnl, self.cost)
-        return tf.reduce_mean(sample.weights * objective.path_losses(pnl, cost, threshold))
+        weights, pnl, cost = (tf.cast(x, tf.float64) for x in (sample.weights, pnl, cost))
+        threshold = tf.stop_gradient(objective.threshold(pnl, cost, weights))
+        losses = objective.path_losses(pnl, cost, threshold)
+        return tf.reduce_sum(weights * losses) / tf.reduce_sum(weights)
 
     def _outcome(self, update, sample):
         """P&L and costs of sampled paths after an update."""
         variables = self.policy.trainable_variables
         changed = [(v, v + x) for v, x in zip(variables, update, strict=True)]
         with keras.StatelessScope(state_mapping=changed):
-            actions = linearization(self.policy).actions(
-                self.policy, sample.features, self.problem.availability
-            )
-        trades = self.controls.trades(actions)
+            trades = self._trades(sample)
         pnl = self.problem.pnl(trades, sample.returns, sample.payoff)
         return pnl, self.problem.cost(trades)
 
@@ -207,9 +209,19 @@ class GaussNewton:
         batch = self.features, self.returns, self.payoff, self.pnl, self.cost
         return _Sample(tf.ones_like(self.pnl), *batch, None)
 
-    @property
-    def _quadratic_costs(self):
-        return self.quadratic_cost_ratio * self.problem.costs
+    def _trades(self, sample):
+        """The trades of sampled paths."""
+        actions = linearization(self.policy).actions(
+            self.policy, sample.features, self.problem.availability
+        )
+        return self.controls.trades(actions)
+
+    def _quadratic_costs(self, sample, trades=None):
+        """The costs c~ of eq. (12), given the trades of the sample if they are known."""
+        costs = tf.cast(self.problem.costs, sample.returns.dtype)
+        if self.quadratic_cost_ratio is not None:
+            return self.quadratic_cost_ratio * costs
+        return majorizing_costs(costs, self._trades(sample) if trades is None else trades)
 
 
 class _Sample(NamedTuple):
@@ -222,6 +234,27 @@ class _Sample(NamedTuple):
     pnl: tf.Tensor
     cost: tf.Tensor
     curvature: list
+
+
+def majorizing_costs(costs, trades):
+    """Quadratic costs c~ u^2 that are as steep as the costs c |u| where the trades are.
+
+    The parabola c u^2 / (2 s) + c s / 2 touches c |u| at |u| = s, and is above it elsewhere.
+    Here s is the mean size of the trades in an instrument at a time, or a tenth of the largest
+    such size if that is more, so that what is hardly traded can be traded more in a few steps.
+
+    Args:
+        costs: c, `[num_steps, num_instruments]`.
+        trades: u, `[num_paths, num_steps, num_instruments]`.
+
+    Returns:
+        c~, `[num_steps, num_instruments]`; 0 where there are no trades at all.
+
+    Reference: Hunter and Lange (2004), A tutorial on MM algorithms, The American Statistician 58.
+    """
+    sizes = tf.reduce_mean(tf.abs(trades), axis=0)
+    sizes = tf.maximum(sizes, _LEAST_SIZE * tf.reduce_max(sizes))
+    return tf.math.divide_no_nan(costs, 2.0 * sizes)
 
 
 def linearization(policy):

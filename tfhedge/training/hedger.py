@@ -232,8 +232,18 @@ class DeepHedger(keras.Model):
         actions = self.policy.compiled(features, self.problem.availability, differentiable)
         return self.controls.trades(actions)
 
-    def _outcome(self, features, returns, payoff, part=(0, 1)):
-        """P&L and cost of each path, and the compiled `ForwardPass`, if there was one."""
+    def outcome(self, features, returns, payoff, part=(0, 1)):
+        """The outcome of paths, differentiable by the weights.
+
+        Args:
+            features: `[num_paths, num_steps, num_features]`.
+            returns: `[num_paths, num_steps, num_instruments]`.
+            payoff: `[num_paths]`.
+            part: Which part of a batch this is, and of how many.
+
+        Returns:
+            P&L and cost, each `[num_paths]`, and the compiled `ForwardPass` or None.
+        """
         if not self._compiles_policy:
             actions = self.actions(features)
             return self.problem.pnl(actions, returns, payoff), self.problem.cost(actions), None
@@ -241,22 +251,28 @@ class DeepHedger(keras.Model):
         gains, cost = forward_pass.gains_and_costs(
             returns, self.problem.costs, self.controls.carried
         )
-        return gains - payoff, cost, forward_pass
+        notional = self.controls.notional
+        return notional * gains - payoff, notional * cost, forward_pass
 
     def train_step(self, data):
         """One step of the optimizer on one batch, of which each replica has its share."""
         features, returns, payoff = batch = self._unpack(data)
+        num_parts = 2 if getattr(self.optimizer, "needs_half_gradients", False) else 1
+
+        def gradients_of(*batch):
+            return loss_gradient(self, batch, num_parts)
+
         if self._strategy is None:
-            pnl, cost, gradients, noise, forward_pass = self._gradients(*batch)
+            pnl, cost, gradients, halves, forward_pass = gradients_of(*batch)
         else:
-            results = self._strategy.run(lambda *batch: self._gradients(*batch)[:-1], args=batch)
-            pnl, cost, gradients, noise = tf.nest.map_structure(
+            results = self._strategy.run(lambda *batch: gradients_of(*batch)[:-1], args=batch)
+            pnl, cost, gradients, halves = tf.nest.map_structure(
                 lambda x: self._strategy.experimental_local_results(x)[0], results
             )
             forward_pass = None
         if isinstance(self.optimizer, KroneckerOptimizer):
             self._check_trainable(self.optimizer)  # it may have been frozen since `compile`
-            curvature = self.curvature(features, returns, payoff, pnl, cost, noise, forward_pass)
+            curvature = self.curvature(features, returns, payoff, pnl, cost, halves, forward_pass)
             self.optimizer.apply(gradients, self.trainable_variables, curvature)
             more = {"rejected_steps": tf.convert_to_tensor(self.optimizer.rejected_steps)}
             # A step that is taken back leaves no NaN in the averages of the epoch.
@@ -268,19 +284,8 @@ class DeepHedger(keras.Model):
             more = {}
         return self.hedge_metric.result() | more
 
-    def _gradients(self, *batch):
-        """What `loss_gradient` computes of a batch."""
-        return loss_gradient(
-            self._outcome,
-            lambda *outcome: self.optimizer.scale_loss(self.problem.objective.loss(*outcome)),
-            self.trainable_variables,
-            batch,
-            2 if getattr(self.optimizer, "needs_gradient_noise", False) else 1,
-            self.policy.compute_dtype,
-        )
-
     def curvature(
-        self, features, returns, payoff, pnl, cost, gradient_noise=None, forward_pass=None
+        self, features, returns, payoff, pnl, cost, half_gradients=None, forward_pass=None
     ):
         """The curvature of a batch, as the optimizer, a `DHKFAC`, wants it.
 
@@ -290,7 +295,7 @@ class DeepHedger(keras.Model):
             payoff: The batch's payoffs, `[num_paths]`.
             pnl: The batch's P&L before costs, `[num_paths]`.
             cost: The batch's transaction costs, `[num_paths]`.
-            gradient_noise: For each weight, a random number with the variance of its gradient.
+            half_gradients: Gradients of two halves of the batch, each a list, or None.
             forward_pass: The compiled forward pass of the batch, if there was one.
 
         Returns:
@@ -300,13 +305,13 @@ class DeepHedger(keras.Model):
             problem=self.problem,
             policy=self.policy,
             controls=self.controls,
-            quadratic_cost_ratio=self.optimizer.quadratic_cost_ratio,
+            quadratic_cost_ratio=getattr(self.optimizer, "quadratic_cost_ratio", None),
             features=features,
             returns=returns,
             payoff=payoff,
             pnl=pnl,
             cost=cost,
-            gradient_noise=gradient_noise,
+            half_gradients=half_gradients,
             forward_pass=forward_pass,
         )
 
