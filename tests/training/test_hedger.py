@@ -309,7 +309,7 @@ def test_a_path_that_is_no_number_is_not_learned_from(make):
     assert any(np.any(x != y) for x, y in zip(weights, hedger.get_weights(), strict=True))
 
 
-def test_the_trust_region_of_a_hedger_is_a_share_of_its_loss():
+def test_the_trust_region_of_a_hedger_is_a_share_of_its_loss_and_of_the_signal():
     hedger = th.DeepHedger(PROBLEM, th.RecurrentPolicy(4, 1, dtype="float64"))
     hedger.compile(th.DHKFAC(trust_region=1e-4), run_eagerly=True)
     features, target = PROBLEM.episodes(16, seed=0)
@@ -322,7 +322,9 @@ def test_the_trust_region_of_a_hedger_is_a_share_of_its_loss():
     update = [y - x for x, y in zip(before, hedger.get_weights(), strict=True)]
     hedger.set_weights(before)
     _, gram, _ = hedger.curvature(features, *target, pnl, cost).quadratic([update], 16)
-    assert_allclose(gram, [[1e-4 * loss]], rtol=1e-6)
+    signal = hedger.optimizer.signal.numpy()
+    assert 0.0 < signal < 1.0
+    assert_allclose(gram, [[1e-4 * signal**2 * loss]], rtol=1e-6)
 
 
 def test_all_of_it_may_be_float64_and_the_objective_another():

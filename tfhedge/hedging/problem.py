@@ -25,7 +25,8 @@ class HedgingProblem:
 
     Args:
         market: The market model, a `Heston`.
-        claim: The liability, such as `Cliquet`; it sets the number of steps T.
+        claim: The liability, such as `Cliquet`; it sets the number of steps T. The actions of a
+            policy are per unit of its `notional`, 1 if it has none.
         instruments: What can be traded, a `FloatingGrid` or a `FixedGrid`.
         objective: How a P&L and its costs are judged, an `Objective` such as `MeanVariance`.
         dt: Length of a time step in years.
