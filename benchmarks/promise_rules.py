@@ -51,11 +51,7 @@ class CheckedByParabola(Checked):
         return super()._update(gradients, WithoutKink(**vars(curvature)))
 
 
-RULES = {
-    "checked": Checked,
-    "unchecked": Unchecked,
-    "parabola": CheckedByParabola,
-}
+RULES = {"checked": Checked, "unchecked": Unchecked, "parabola": CheckedByParabola}
 
 
 class FirstPaths(GaussNewton):

@@ -86,6 +86,10 @@ class KroneckerOptimizer(keras.optimizers.Optimizer):
 
     _check_learning_rate = staticmethod(checks.non_negative)
     _first_damping = 1.0
+    # The ratio c~ / c of the quadratic costs, or None where they follow the trades.
+    quadratic_cost_ratio = None
+    # Whether `curvature` has to have gradients of two halves of the batch.
+    needs_half_gradients = False
 
     def __init__(self, learning_rate, name, **settings):
         if not isinstance(learning_rate, Schedule):

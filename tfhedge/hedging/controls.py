@@ -62,7 +62,14 @@ class Controls:
     def trades(self, actions):
         """The trades that come of actions, each `[num_paths, num_steps, num_instruments]`."""
         before = tf.pad(actions[:, :-1], [[0, 0], [1, 0], [0, 0]])
-        return self.notional * (actions - tf.cast(self.carried, actions.dtype) * before)
+        return self.trades_between(before, actions, self.carried)
+
+    def trades_between(self, before, actions, carried):
+        """The trades u_t that lead from the actions y_{t-1} to y_t, given the k_t of their times.
+
+        All three have the instruments along the last axis.
+        """
+        return self.notional * (actions - tf.cast(carried, actions.dtype) * before)
 
     def by_actions(self, by_trades):
         """The gradient by the actions of what has a gradient by the trades, of the same shape."""

@@ -85,7 +85,7 @@ class Signatures:
         )
         action, *next_states = (tf.cast(x, tf.float32) for x in (action, *next_states))
         controls = self.hedger.controls
-        trades = controls.notional * (action - tf.gather(controls.carried, t) * states[0])
+        trades = controls.trades_between(states[0], action, tf.gather(controls.carried, t))
         valid &= all_finite([trades, *next_states])
         taken = valid[:, tf.newaxis]
         pairs = zip(next_states, states, strict=True)

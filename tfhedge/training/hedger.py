@@ -305,7 +305,7 @@ class DeepHedger(keras.Model):
             problem=self.problem,
             policy=self.policy,
             controls=self.controls,
-            quadratic_cost_ratio=getattr(self.optimizer, "quadratic_cost_ratio", None),
+            quadratic_cost_ratio=self.optimizer.quadratic_cost_ratio,
             features=features,
             returns=returns,
             payoff=payoff,

@@ -91,7 +91,8 @@ class RunConfig:
         "learning_rate_decay", "adam: factor by which the learning rate falls in each step"
     )
     trust_region: float | None = _optimizer_setting(
-        "trust_region", "initial size rho^TR of the trust region"
+        "trust_region",
+        "size rho^TR of the trust region; dh-kfac: share of the risk; dh-kfac-paper: at the start",
     )
     seed: int = _setting(TRAINING, 0, "seed of the paths, the initial weights and the optimizer")
     target_loss: float | None = _setting(
